@@ -1,0 +1,57 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What every test can use: the folder of real images, and one torch thread in each pytest-xdist worker."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+VARIABLE = "HYBRIDMIM_REAL_DATA"
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _reason_to_skip() -> str | None:
+    folder = os.environ.get(VARIABLE)
+    if not folder:
+        return f"{VARIABLE} is unset: set it to a folder of real images to run this test"
+    if not Path(folder).is_dir():
+        return f"{VARIABLE} is {folder!r}, which is not a folder"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real_data)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    reason = _reason_to_skip() if item.get_closest_marker("real_data") else None
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images that HYBRIDMIM_REAL_DATA names; the test is skipped, saying so, where there is none."""
+    reason = _reason_to_skip()
+    if reason:
+        pytest.skip(reason)
+    return Path(os.environ[VARIABLE]).resolve()
