@@ -1,0 +1,31 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Losses of HybridMIM, one file per level, and their weighted total."""
+
+from __future__ import annotations
+
+from hybridmim_components.losses.contrast import contrast_loss, require_negatives
+from hybridmim_components.losses.hybridmim import LOSS_TERMS, HybridMIMLoss
+from hybridmim_components.losses.partial_region import masked_squared_error, partial_region_loss
+from hybridmim_components.losses.perception import consistency_loss, location_loss, number_loss
+
+__all__ = [
+    "LOSS_TERMS",
+    "HybridMIMLoss",
+    "consistency_loss",
+    "contrast_loss",
+    "location_loss",
+    "masked_squared_error",
+    "number_loss",
+    "partial_region_loss",
+    "require_negatives",
+]

@@ -1,0 +1,74 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Sample level of HybridMIM: dropout-based contrastive learning between two views of each sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["contrast_loss", "require_negatives"]
+
+
+def require_negatives(batch_size: int, volume: Tensor | None = None) -> None:
+    """Refuse a batch in which the contrastive loss has no negatives.
+
+    Args:
+        batch_size: number of crops, B.
+        volume: (B,) number of the volume each crop is from; crops of one volume are no negatives of each other.
+
+    Raises:
+        ValueError: when some crop has no negative.
+    """
+    volumes = batch_size if volume is None else len(torch.unique(volume))
+    if volumes < 2:
+        raise ValueError(
+            f"the contrastive loss needs crops of at least 2 volumes in a batch, got {batch_size} crop(s) of {volumes} "
+            "volume(s): raise batch_size, lower crops_per_volume, set same_volume_negatives to true, "
+            "or set contrast_weight to 0"
+        )
+
+
+def contrast_loss(view1: Tensor, view2: Tensor, temperature: float = 0.5, volume: Tensor | None = None) -> Tensor:
+    """L_CL: NT-Xent (Chen et al., http://proceedings.mlr.press/v119/chen20j.html) that can leave out false negatives.
+
+    Equal to ``monai.losses.ContrastiveLoss`` without ``volume``; MONAI's has no way to leave out pairs, and exchanges
+    exp and log, which overflows at a low temperature.
+
+    Args:
+        view1: projections of the first view (B, F).
+        view2: projections of the second view (B, F).
+        temperature: divides the cosine similarities, above 0.
+        volume: (B,) number of the volume each crop is from: other crops of the same volume are not taken as negatives.
+
+    Returns:
+        Scalar, the mean over the 2 B projections.
+
+    Raises:
+        ValueError: when the temperature is not positive or the views have different shapes.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if view1.shape != view2.shape:
+        raise ValueError(f"the views must have one shape, got {tuple(view1.shape)} and {tuple(view2.shape)}")
+    size = len(view1)
+    views = F.normalize(torch.cat([view1, view2]).float(), dim=1)
+    similarity = views @ views.T / temperature
+    crop = torch.arange(2 * size, device=views.device) % size
+    same_crop = crop[:, None] == crop[None, :]
+    excluded = torch.eye(2 * size, dtype=torch.bool, device=views.device)
+    if volume is not None:
+        source = volume.to(views.device)[crop]
+        excluded = excluded | ((source[:, None] == source[None, :]) & ~same_crop)
+    partner = (torch.arange(2 * size, device=views.device) + size) % (2 * size)
+    return F.cross_entropy(similarity.masked_fill(excluded, -torch.inf), partner)

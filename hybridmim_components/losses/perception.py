@@ -1,0 +1,65 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Region level of HybridMIM, patch-masking perception: how many patches of a sub-volume are masked, and which."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["consistency_loss", "location_loss", "number_loss"]
+
+
+def number_loss(number_logits: Tensor, mask: Tensor) -> Tensor:
+    """L_Num: cross-entropy of the number of masked patches of each sub-volume.
+
+    Args:
+        number_logits: (B, S, P + 1), one class per count 0..P.
+        mask: boolean (B, S, P).
+
+    Returns:
+        Scalar, the mean over samples and sub-volumes.
+    """
+    return F.cross_entropy(number_logits.flatten(0, 1), mask.sum(-1).flatten())
+
+
+def location_loss(location_logits: Tensor, mask: Tensor) -> Tensor:
+    """L_Loc: binary cross-entropy of the location of masked patches in each sub-volume.
+
+    Args:
+        location_logits: (B, S, P).
+        mask: boolean (B, S, P).
+
+    Returns:
+        Scalar, the mean over samples, sub-volumes and patches.
+    """
+    return F.binary_cross_entropy_with_logits(location_logits, mask.to(location_logits.dtype))
+
+
+def consistency_loss(number_logits: Tensor, location_logits: Tensor) -> Tensor:
+    """L_Con: squared difference between the counts that the two heads expect, with gradient to both of them.
+
+    The released code compares an argmax with a thresholded sum, which gives the location head no gradient; here each
+    count is an expectation: of the softmax over 0..P, and the sum of the P sigmoids.
+
+    Args:
+        number_logits: (B, S, P + 1).
+        location_logits: (B, S, P).
+
+    Returns:
+        Scalar in squared patches, the mean over samples and sub-volumes.
+    """
+    counts = torch.arange(number_logits.shape[-1], dtype=number_logits.dtype, device=number_logits.device)
+    from_number = (number_logits.softmax(-1) * counts).sum(-1)
+    from_location = location_logits.sigmoid().sum(-1)
+    return F.mse_loss(from_number, from_location)

@@ -1,0 +1,20 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The pre-training model and how stock MONAI networks divide into encoder and decoder."""
+
+from __future__ import annotations
+
+from hybridmim_components.networks.backbones import BACKBONES, Backbone, backbone_of
+from hybridmim_components.networks.dropout import has_dropout, use_channel_dropout
+from hybridmim_components.networks.hybridmim import HybridMIM
+
+__all__ = ["BACKBONES", "Backbone", "HybridMIM", "backbone_of", "has_dropout", "use_channel_dropout"]

@@ -1,0 +1,149 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How a stock MONAI network divides into encoder and decoder: the one place that knows a backbone's module names.
+
+A third backbone is one subclass of :class:`Backbone` and one entry in ``BACKBONES``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from monai.networks.nets import BasicUNet, SwinUNETR
+from torch import Tensor, nn
+
+# torch types every attribute of a module as Tensor | Module, which can neither be called nor divided
+Network = Any
+
+__all__ = ["BACKBONES", "Backbone", "BasicUNetBackbone", "SwinUNETRBackbone", "backbone_of"]
+
+
+class Backbone(ABC):
+    """Encoder, decoder and names of a stock network class, without any state and without copying its layers."""
+
+    network_class: type[nn.Module]
+    """The stock class that this describes."""
+    output_layer: str
+    """Name prefix of the output layer, which belongs to the segmentation task alone."""
+    stem: tuple[str, ...]
+    """Names of the weights whose second axis is the number of input channels."""
+
+    @abstractmethod
+    def total_stride(self, network: Network) -> int:
+        """Voxels of the input per voxel of the bottleneck, along each axis."""
+
+    @abstractmethod
+    def channels(self, network: Network) -> tuple[int, int, int]:
+        """Channels of the input, of the bottleneck, and of the decoder's last feature map."""
+
+    @abstractmethod
+    def encode(self, network: Network, x: Tensor) -> list[Tensor]:
+        """Feature maps (B, C_i, *spatial_i) that the decoder needs, finest first, the bottleneck last."""
+
+    @abstractmethod
+    def decode(self, network: Network, features: list[Tensor]) -> Tensor:
+        """Last feature map of the decoder, before the output layer, from what :meth:`encode` returned."""
+
+    @abstractmethod
+    def apply_output_layer(self, network: Network, feature: Tensor) -> Tensor:
+        """Logits from the decoder's last feature map, so that encode, decode and this equal ``network(x)``."""
+
+
+class BasicUNetBackbone(Backbone):
+    """``monai.networks.nets.BasicUNet``: five levels, each but the first behind a 2x max pooling."""
+
+    network_class = BasicUNet
+    output_layer = "final_conv"
+    stem = ("conv_0.conv_0.conv.weight",)
+
+    def total_stride(self, network: Network) -> int:  # noqa: D102
+        return 16
+
+    def channels(self, network: Network) -> tuple[int, int, int]:  # noqa: D102
+        return (
+            network.get_submodule("conv_0.conv_0.conv").in_channels,
+            network.get_submodule("down_4.convs.conv_1.conv").out_channels,
+            network.get_submodule("final_conv").in_channels,
+        )
+
+    def encode(self, network: Network, x: Tensor) -> list[Tensor]:  # noqa: D102
+        features = [network.conv_0(x)]
+        for down in (network.down_1, network.down_2, network.down_3, network.down_4):
+            features.append(down(features[-1]))
+        return features
+
+    def decode(self, network: Network, features: list[Tensor]) -> Tensor:  # noqa: D102
+        *skips, x = features
+        for up, skip in zip(
+            (network.upcat_4, network.upcat_3, network.upcat_2, network.upcat_1), skips[::-1], strict=True
+        ):
+            x = up(x, skip)
+        return x
+
+    def apply_output_layer(self, network: Network, feature: Tensor) -> Tensor:  # noqa: D102
+        return network.final_conv(feature)
+
+
+class SwinUNETRBackbone(Backbone):
+    """``monai.networks.nets.SwinUNETR``: Swin stages at strides 2 to 32, residual blocks on every skip."""
+
+    network_class = SwinUNETR
+    output_layer = "out"
+    stem = ("swinViT.patch_embed.proj.weight", "encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight")
+
+    def total_stride(self, network: Network) -> int:  # noqa: D102
+        return network.patch_size**5
+
+    def channels(self, network: Network) -> tuple[int, int, int]:  # noqa: D102
+        return (
+            network.get_submodule("swinViT.patch_embed.proj").in_channels,
+            network.get_submodule("decoder5.transp_conv.conv").in_channels,
+            network.get_submodule("out.conv.conv").in_channels,
+        )
+
+    def encode(self, network: Network, x: Tensor) -> list[Tensor]:  # noqa: D102
+        hidden = network.swinViT(x, network.normalize)
+        return [
+            network.encoder1(x),
+            network.encoder2(hidden[0]),
+            network.encoder3(hidden[1]),
+            network.encoder4(hidden[2]),
+            hidden[3],
+            network.encoder10(hidden[4]),
+        ]
+
+    def decode(self, network: Network, features: list[Tensor]) -> Tensor:  # noqa: D102
+        *skips, x = features
+        decoders = (network.decoder5, network.decoder4, network.decoder3, network.decoder2, network.decoder1)
+        for decoder, skip in zip(decoders, skips[::-1], strict=True):
+            x = decoder(x, skip)
+        return x
+
+    def apply_output_layer(self, network: Network, feature: Tensor) -> Tensor:  # noqa: D102
+        return network.out(feature)
+
+
+BACKBONES: tuple[Backbone, ...] = (BasicUNetBackbone(), SwinUNETRBackbone())
+
+
+def backbone_of(network: nn.Module) -> Backbone:
+    """Find the description of a stock network.
+
+    Raises:
+        TypeError: when the network's class has none.
+    """
+    for backbone in BACKBONES:
+        if isinstance(network, backbone.network_class):
+            return backbone
+    known = ", ".join(b.network_class.__name__ for b in BACKBONES)
+    raise TypeError(f"network must be one of {known}, got {type(network).__name__}")

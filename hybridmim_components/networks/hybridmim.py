@@ -1,0 +1,189 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The pre-training model of HybridMIM: a stock segmentation network between a mask and five loss terms."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from hybridmim_components.masking import MaskGrid, expand_mask
+from hybridmim_components.networks.backbones import backbone_of
+from hybridmim_components.networks.dropout import has_dropout, use_channel_dropout
+from hybridmim_components.partial_region import Region, mean_per_subvolume
+
+__all__ = ["MASK_FILLS", "OUTPUT_ACTIVATIONS", "HybridMIM"]
+
+MASK_FILLS = ("zero", "token")
+OUTPUT_ACTIVATIONS = ("sigmoid", "identity")
+CENTER_MOMENTUM = 0.9
+
+
+class HybridMIM(nn.Module):
+    """Wrap a stock MONAI network for HybridMIM pre-training (Xing et al., https://arxiv.org/abs/2303.10333).
+
+    ``model.network`` stays the stock network: it segments whole inputs, and its state dict is what fine-tuning loads.
+    Only the heads and the mask token are added beside it. Any other entry of :mod:`.backbones` works alike.
+
+    The contrast compares means over all tokens, less a running mean over the samples (centring as in DINO, Caron et
+    al., https://arxiv.org/abs/2104.14294). Instance normalisation gives every sample nearly the same mean; without
+    centring all cosines are 1, and the contrast is constant.
+
+    Args:
+        network: a stock network that :func:`.backbones.backbone_of` knows.
+        grid: sub-volumes and patches of the crops.
+        mask_fill: what a masked voxel becomes: ``zero`` (released code) or ``token``, a learned value per channel,
+            which can be told from air.
+        output_activation: ``sigmoid`` for images in 0..1, ``identity`` for z-scored ones.
+        perception: whether to compute the number and location heads.
+        contrast: whether to compute the second dropout view, in training mode.
+        projection_size: length of the vectors that the contrast compares.
+        second_view_grad: let gradient flow through the second view too (released code: no).
+        channel_dropout: drop whole channels of convolution blocks instead of single voxels; much cheaper.
+
+    Raises:
+        TypeError: when the network's class is unknown.
+        ValueError: when the grid does not fit the network, an option is unknown, or the contrast finds no dropout.
+
+    Example:
+        >>> model = HybridMIM(BasicUNet(dropout=0.1), MaskGrid(96, 32, 16))
+        >>> mask = sample_mask(model.grid, batch_size=2)
+        >>> outputs = model(torch.rand(2, 1, 96, 96, 96), mask, choose_region(model.grid))
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        grid: MaskGrid,
+        mask_fill: str = "token",
+        output_activation: str = "sigmoid",
+        perception: bool = True,
+        contrast: bool = True,
+        projection_size: int = 384,
+        second_view_grad: bool = False,
+        channel_dropout: bool = True,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone_of(network)
+        check_geometry(grid, self.backbone.total_stride(network), type(network).__name__)
+        if mask_fill not in MASK_FILLS:
+            raise ValueError(f"mask_fill must be one of {MASK_FILLS}, got {mask_fill!r}")
+        if output_activation not in OUTPUT_ACTIVATIONS:
+            raise ValueError(f"output_activation must be one of {OUTPUT_ACTIVATIONS}, got {output_activation!r}")
+        if contrast and not has_dropout(network):
+            raise ValueError(
+                "the contrast compares two dropout views, but the network has no dropout: "
+                "set network_def's dropout (BasicUNet) or drop_rate (SwinUNETR) above 0, or contrast_weight to 0"
+            )
+        dims = len(grid.image_size)
+        if channel_dropout:
+            use_channel_dropout(network, dims)
+        in_channels, bottleneck, decoded = self.backbone.channels(network)
+        self.network = network
+        self.grid = grid
+        self.mask_fill = mask_fill
+        self.output_activation = output_activation
+        self.second_view_grad = second_view_grad
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        self.reconstruction_head = convolution(decoded, in_channels, kernel_size=1)
+        self.mask_token: nn.Parameter | None = None
+        if mask_fill == "token":
+            self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, in_channels, *[1] * dims), std=0.02))
+        self.number_head = nn.Linear(bottleneck, grid.num_patches + 1) if perception else None
+        self.location_head = nn.Linear(bottleneck, grid.num_patches) if perception else None
+        self.projection_head = nn.Linear(bottleneck, projection_size) if contrast else None
+        self.register_buffer("projection_center", torch.zeros(bottleneck))
+        self.projection_center: Tensor
+
+    def apply_mask(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Crops (B, C, *image_size) with their masked voxels filled; ``mask`` is boolean (B, S, P)."""
+        hidden = expand_mask(mask, self.grid)
+        if self.mask_token is None:
+            return x.masked_fill(hidden, 0)
+        return torch.where(hidden, self.mask_token.to(x.dtype), x)
+
+    def forward(self, x: Tensor, mask: Tensor, region: Region) -> dict[str, Tensor]:
+        """Compute what the losses compare.
+
+        Args:
+            x: unmasked crops (B, C, *image_size).
+            mask: boolean (B, S, P), True = masked.
+            region: partial region to decode.
+
+        Returns:
+            ``reconstruction`` (B, C, *region), ``number`` (B, S, P + 1) and ``location`` (B, S, P) logits unless
+            perception is off, ``view1`` and ``view2`` (B, F) in training mode unless the contrast is off.
+
+        Raises:
+            ValueError: when x is not of the grid's size.
+        """
+        if tuple(x.shape[2:]) != self.grid.image_size:
+            raise ValueError(f"crops must have the grid's size {self.grid.image_size}, got {tuple(x.shape[2:])}")
+        masked = self.apply_mask(x, mask)
+        features = self.backbone.encode(self.network, masked)
+        decoded = self.backbone.decode(self.network, [region.crop(f) for f in features])
+        outputs = {"reconstruction": self._activate(self.reconstruction_head(decoded))}
+        if self.number_head is not None and self.location_head is not None:
+            tokens = self._subvolume_tokens(features[-1])
+            outputs["number"] = self.number_head(tokens)
+            outputs["location"] = self.location_head(tokens)
+        if self.projection_head is not None and self.training:
+            pooled1 = _pool_tokens(features[-1])
+            with torch.set_grad_enabled(self.second_view_grad and torch.is_grad_enabled()):
+                pooled2 = _pool_tokens(self.backbone.encode(self.network, masked)[-1])
+                outputs["view2"] = self.projection_head(pooled2 - self.projection_center)
+            outputs["view1"] = self.projection_head(pooled1 - self.projection_center)
+            self._follow_center(torch.cat([pooled1, pooled2]))
+        return outputs
+
+    def _activate(self, reconstruction: Tensor) -> Tensor:
+        return reconstruction.sigmoid() if self.output_activation == "sigmoid" else reconstruction
+
+    def _subvolume_tokens(self, bottleneck: Tensor) -> Tensor:
+        """Mean bottleneck feature of each sub-volume, (B, S, C), in the C order of the grid."""
+        return mean_per_subvolume(bottleneck, self.grid).flatten(2).transpose(1, 2)
+
+    @torch.no_grad()
+    def _follow_center(self, pooled: Tensor) -> None:
+        self.projection_center.lerp_(pooled.mean(0).to(self.projection_center.dtype), 1 - CENTER_MOMENTUM)
+
+
+def _pool_tokens(bottleneck: Tensor) -> Tensor:
+    """Mean over all tokens of the bottleneck, (B, C)."""
+    return bottleneck.flatten(2).mean(-1)
+
+
+def check_geometry(grid: MaskGrid, stride: int, network_name: str) -> None:
+    """Refuse a grid that the network's feature maps cannot follow.
+
+    Args:
+        grid: sub-volumes and patches of the crops.
+        stride: voxels of the input per voxel of the bottleneck.
+        network_name: for the message.
+
+    Raises:
+        ValueError: when a sub-volume is no multiple of the stride, or the region holds one voxel of the bottleneck,
+            on which instance normalisation fails.
+    """
+    if any(size % stride for size in grid.subvolume_size):
+        raise ValueError(
+            f"subvolume_size must be a multiple of {network_name}'s total stride {stride} on every axis, "
+            f"got {grid.subvolume_size}"
+        )
+    region = [(2 * n + 2) // 3 * size for n, size in zip(grid.subvolume_grid, grid.subvolume_size, strict=True)]
+    if prod(size // stride for size in region) < 2:
+        raise ValueError(
+            f"the partial region must hold more than one voxel of {network_name}'s bottleneck (stride {stride}), "
+            f"got a region of {tuple(region)} voxels: raise roi_size {grid.image_size}"
+        )

@@ -1,0 +1,151 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The part of a crop that the decoder reconstructs: partial region prediction (Xing et al., section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hybridmim_components.masking import MaskGrid
+
+__all__ = ["REGIONS", "Region", "choose_region", "full_region", "mean_per_subvolume", "subvolume_content"]
+
+REGIONS = ("random", "corner", "content", "full")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of whole sub-volumes inside a crop.
+
+    Args:
+        grid: the crop's grid.
+        start: first sub-volume per axis.
+        size: number of sub-volumes per axis.
+
+    Raises:
+        ValueError: when the box does not lie inside the grid.
+    """
+
+    grid: MaskGrid
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        inside = all(
+            a >= 0 and n > 0 and a + n <= total
+            for a, n, total in zip(self.start, self.size, self.grid.subvolume_grid, strict=True)
+        )
+        if not inside:
+            raise ValueError(
+                f"region must lie inside the {self.grid.subvolume_grid} sub-volumes, "
+                f"got start {self.start} and size {self.size}"
+            )
+
+    def crop(self, feature: Tensor) -> Tensor:
+        """View of the region in a feature map (B, C, *spatial) of the whole crop, at any resolution that divides.
+
+        Raises:
+            ValueError: when the feature map does not divide into the sub-volumes.
+        """
+        slices = [slice(None), slice(None)]
+        for axis, (start, size, total) in enumerate(zip(self.start, self.size, self.grid.subvolume_grid, strict=True)):
+            step, rest = divmod(feature.shape[2 + axis], total)
+            if rest or not step:
+                raise ValueError(
+                    f"a feature map must divide into {self.grid.subvolume_grid} sub-volumes, "
+                    f"got the size {tuple(feature.shape[2:])}"
+                )
+            slices.append(slice(start * step, (start + size) * step))
+        return feature[tuple(slices)]
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """The region in voxels of the crop, one slice per axis."""
+        return tuple(
+            slice(a * v, (a + n) * v) for a, n, v in zip(self.start, self.size, self.grid.subvolume_size, strict=True)
+        )
+
+
+def full_region(grid: MaskGrid) -> Region:
+    """The whole crop: with it HybridMIM's pixel level is plain masked image modelling."""
+    return Region(grid, (0,) * len(grid.image_size), grid.subvolume_grid)
+
+
+def choose_region(
+    grid: MaskGrid,
+    position: str = "random",
+    generator: torch.Generator | None = None,
+    content: Tensor | None = None,
+) -> Region:
+    """Choose where the partial region of one training step lies, for the whole batch.
+
+    The region spans ``(2 n + 2) // 3`` of n sub-volumes per axis, 2 of 3 at the paper's grid.
+
+    Args:
+        grid: the crop's grid.
+        position: ``random``: anywhere aligned to sub-volumes; ``corner``: the far corner, as in the released code;
+            ``content``: where ``content`` is largest; ``full``: the whole crop.
+        generator: source of randomness of ``random``.
+        content: amount of foreground per sub-volume (*subvolume_grid), see :func:`subvolume_content`.
+
+    Returns:
+        The region.
+
+    Raises:
+        ValueError: when ``position`` is unknown, or is ``content`` and no content is given.
+    """
+    if position not in REGIONS:
+        raise ValueError(f"region must be one of {REGIONS}, got {position!r}")
+    if position == "full":
+        return full_region(grid)
+    size = tuple((2 * n + 2) // 3 for n in grid.subvolume_grid)
+    free = [n - s for n, s in zip(grid.subvolume_grid, size, strict=True)]
+    if position == "corner":
+        return Region(grid, tuple(free), size)
+    if position == "random":
+        device = generator.device if generator is not None else "cpu"
+        draws = torch.rand(len(free), generator=generator, device=device).tolist()
+        return Region(grid, tuple(int(u * (f + 1)) for u, f in zip(draws, free, strict=True)), size)
+    if content is None:
+        raise ValueError("region 'content' needs the content of each sub-volume, got None")
+    sums = content
+    for axis, length in enumerate(size):
+        sums = sums.unfold(axis, length, 1).sum(-1)
+    best = torch.unravel_index(sums.argmax(), sums.shape)
+    return Region(grid, tuple(int(b) for b in best), size)
+
+
+def subvolume_content(image: Tensor, grid: MaskGrid) -> Tensor:
+    """Share of foreground voxels of each sub-volume, averaged over the batch.
+
+    Foreground is every value but 0: air of a clipped CT window and the background of a z-scored brain scan are 0.
+
+    Args:
+        image: crops (B, C, *image_size).
+        grid: the crop's grid.
+
+    Returns:
+        Tensor (*subvolume_grid) in [0, 1].
+    """
+    foreground = (image != 0).float().mean(1, keepdim=True)
+    return mean_per_subvolume(foreground, grid).mean((0, 1))
+
+
+def mean_per_subvolume(feature: Tensor, grid: MaskGrid) -> Tensor:
+    """Mean of a feature map (B, C, *spatial) over each sub-volume, (B, C, *subvolume_grid)."""
+    pool: Any = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(grid.image_size)]
+    return pool(feature, grid.subvolume_grid)
