@@ -50,7 +50,8 @@ class HybridMIM(nn.Module):
         contrast: whether to compute the second dropout view, in training mode.
         projection_size: length of the vectors that the contrast compares.
         second_view_grad: let gradient flow through the second view too (released code: no).
-        channel_dropout: drop whole channels of convolution blocks instead of single voxels; much cheaper.
+        channel_dropout: drop whole channels of convolution blocks instead of single voxels: cheaper, but it disturbs
+            the mean over all tokens so much that the contrast of a UNet learns slowly, if at all.
 
     Raises:
         TypeError: when the network's class is unknown.
@@ -72,7 +73,7 @@ class HybridMIM(nn.Module):
         contrast: bool = True,
         projection_size: int = 384,
         second_view_grad: bool = False,
-        channel_dropout: bool = True,
+        channel_dropout: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone_of(network)

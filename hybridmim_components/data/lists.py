@@ -1,0 +1,88 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The data lists that the configs name: fine-tuning cases, and the volumes that pre-training may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hybridmim_components.data.datasets import read_cases
+from hybridmim_components.data.splits import hold_out, split_cases
+from hybridmim_components.data.unlabelled import find_volumes
+
+__all__ = ["finetuning_lists", "pretraining_lists"]
+
+
+def finetuning_lists(
+    dataset: str, dataset_dir: str, fold: int | str = 0, label_fraction: float = 1.0, split_seed: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """Labelled cases of ``training`` and ``validation``, see :func:`.datasets.read_cases` and :func:`.split_cases`.
+
+    Returns:
+        Two lists of dictionaries with ``case_id``, ``image`` and ``label``.
+    """
+    cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir)}
+    split = split_cases(list(cases), fold, split_seed, label_fraction)
+    return {"training": [cases[i] for i in split.training], "validation": [cases[i] for i in split.validation]}
+
+
+def pretraining_lists(
+    dataset: str,
+    dataset_dir: str | None,
+    unlabelled_dirs: str | Sequence[str] = (),
+    fold: int | str = 0,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> dict[str, list[dict[str, Any]]]:
+    """Volumes of ``training`` and ``validation`` for pre-training.
+
+    They are the images of the fold's training cases and everything in ``unlabelled_dirs`` but files that are the
+    fold's held-out cases. Pre-training's own validation volumes are held out from these: a third, disjoint set.
+
+    Args:
+        dataset: name of the labelled data set.
+        dataset_dir: its folder; None: only ``unlabelled_dirs`` are used.
+        unlabelled_dirs: one folder or several, see :func:`.find_volumes`.
+        fold: the fold that fine-tuning will use; its validation cases are never seen.
+        val_fraction: share of the volumes that validates pre-training.
+        split_seed: seed of both splits.
+
+    Returns:
+        Lists of dictionaries with ``image`` (path) and, for ``training`` and ``validation``, ``volume`` (a number).
+        ``held_out`` are the images of the fold's validation cases, which :func:`.preflight.check_pretraining` compares
+        with the others: a renamed copy in ``unlabelled_dirs`` would be a leak.
+
+    Raises:
+        ValueError: when no folder is given or an argument is out of range.
+    """
+    labelled = read_cases(dataset, dataset_dir) if dataset_dir else []
+    if not labelled and not unlabelled_dirs:
+        raise ValueError("pre-training needs volumes: set dataset_dir, unlabelled_dirs, or both")
+    images: dict[str, str] = {}
+    held_out: set[str] = set()
+    if labelled:
+        cases = {case["case_id"]: str(Path(case["image"]).resolve()) for case in labelled}
+        split = split_cases(list(cases), fold, split_seed)
+        held_out = {cases[i] for i in split.validation} - {cases[i] for i in split.training}
+        images = {i: cases[i] for i in split.training}
+    for path in find_volumes(unlabelled_dirs) if unlabelled_dirs else []:
+        if path not in held_out and path not in images.values():
+            images[path] = path
+    own = hold_out(list(images), val_fraction, split_seed)
+    number = {i: n for n, i in enumerate(sorted(images))}
+    return {
+        "training": [{"image": images[i], "volume": number[i]} for i in own.training],
+        "validation": [{"image": images[i], "volume": number[i]} for i in own.validation],
+        "held_out": [{"image": path} for path in sorted(held_out)],
+    }

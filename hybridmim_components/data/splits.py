@@ -1,0 +1,91 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Seeded splits by case id: the same in every config, on every machine and on every rank."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = ["NUM_FOLDS", "Split", "hold_out", "shuffled", "split_cases"]
+
+NUM_FOLDS = 5
+
+
+class Split(NamedTuple):
+    """Case ids of one split."""
+
+    training: list[str]
+    validation: list[str]
+
+
+def shuffled(ids: Sequence[str], seed: int) -> list[str]:
+    """Put ids in an order that depends on nothing but each id and the seed.
+
+    Adding a case leaves the order of the others as it was. No library's generator is used, so no release changes it.
+
+    Raises:
+        ValueError: when an id stands twice.
+    """
+    twice = {i for i in ids if list(ids).count(i) > 1} if len(set(ids)) < len(ids) else set()
+    if twice:
+        raise ValueError(f"case ids must be unique, got twice: {', '.join(sorted(twice))}")
+    return sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
+
+
+def split_cases(ids: Sequence[str], fold: int | str = 0, seed: int = 0, label_fraction: float = 1.0) -> Split:
+    """Split cases into training and validation.
+
+    Args:
+        ids: all case ids.
+        fold: 0..4 of a 5-fold cross-validation, or ``all``: every case is in training and in validation, so that
+            validation figures are training figures.
+        seed: seed of the split; independent of a run's own seed, so that repeats share their split.
+        label_fraction: share of the training cases to keep, in (0, 1], at least one; a smaller share is a subset of
+            a larger one of the same seed and fold.
+
+    Returns:
+        Training and validation ids.
+
+    Raises:
+        ValueError: when an argument is out of range or a part of the split would be empty.
+    """
+    if fold != "all" and (isinstance(fold, bool) or fold not in range(NUM_FOLDS)):
+        raise ValueError(f"fold must be 'all' or one of 0..{NUM_FOLDS - 1}, got {fold!r}")
+    if not 0 < label_fraction <= 1:
+        raise ValueError(f"label_fraction must be in (0, 1], got {label_fraction}")
+    order = shuffled(ids, seed)
+    if fold == "all":
+        training, validation = order, order
+    else:
+        validation = order[int(fold) :: NUM_FOLDS]
+        training = [i for i in order if i not in set(validation)]
+    if not training or not validation:
+        raise ValueError(f"fold {fold} of {NUM_FOLDS} is empty with {len(order)} case(s): set fold to 'all'")
+    kept = training[: max(1, round(label_fraction * len(training)))]
+    return Split(kept, kept if fold == "all" else validation)
+
+
+def hold_out(ids: Sequence[str], fraction: float, seed: int) -> Split:
+    """Hold out a share of ids for validation, at least one.
+
+    Raises:
+        ValueError: when the fraction is outside (0, 1) or fewer than 2 ids leave nothing to train on.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"val_fraction must be in (0, 1), got {fraction}")
+    if len(ids) < 2:
+        raise ValueError(f"pre-training needs at least 2 volumes, one of them held out, got {len(ids)}")
+    order = shuffled(ids, seed)
+    held = min(len(order) - 1, max(1, round(fraction * len(order))))
+    return Split(order[held:], order[:held])

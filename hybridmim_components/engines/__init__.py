@@ -1,0 +1,36 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Engines of pre-training and what they measure; fine-tuning and evaluation use MONAI's own engines."""
+
+from __future__ import annotations
+
+from hybridmim_components.engines.masked_batch import FixedMaskBatch, MaskedBatch
+from hybridmim_components.engines.metrics import (
+    loss_metric,
+    loss_of,
+    lower_is_better,
+    masked_error_metric,
+    term_metrics,
+)
+from hybridmim_components.engines.pretrainer import HybridMIMTrainer, unchanged_share
+
+__all__ = [
+    "FixedMaskBatch",
+    "HybridMIMTrainer",
+    "MaskedBatch",
+    "loss_metric",
+    "loss_of",
+    "lower_is_better",
+    "masked_error_metric",
+    "term_metrics",
+    "unchanged_share",
+]

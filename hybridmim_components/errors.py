@@ -1,0 +1,63 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One clear line instead of four chained tracebacks when a run cannot start."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["is_bundle_command", "root_cause", "shorten_tracebacks"]
+
+_PACKAGE = Path(__file__).parent
+FULL_TRACEBACK = "HYBRIDMIM_TRACEBACK"
+
+
+def shorten_tracebacks() -> None:
+    """Let errors that this package raises for the user end ``monai.bundle run`` with their message alone.
+
+    MONAI wraps each error of a config item into others, so that the message stands amid the traceback of its evaluator.
+    The exit code stays 1. With the environment variable HYBRIDMIM_TRACEBACK=1 the full traceback is shown.
+    Programs that run a bundle inside their own process are left alone.
+    """
+    if is_bundle_command(sys.argv[0]) and not os.environ.get(FULL_TRACEBACK):
+        sys.excepthook = _report
+
+
+def is_bundle_command(program: str) -> bool:
+    """Whether ``sys.argv[0]`` of a process is that of ``python -m monai.bundle``."""
+    return Path(program).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error that this package raised first, or else the innermost one."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    return next((e for e in chain if _is_ours(e)), chain[-1])
+
+
+def _is_ours(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    expected = isinstance(error, (ValueError, TypeError, OSError))
+    return expected and bool(frames) and Path(frames[-1].filename).is_relative_to(_PACKAGE)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    cause = root_cause(error)
+    if not _is_ours(cause):
+        sys.__excepthook__(kind, error, trace)
+        return
+    sys.stderr.write(f"error: {cause}\n({FULL_TRACEBACK}=1 shows the traceback)\n")

@@ -1,0 +1,22 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Handlers that MONAI and ignite do not have: weights with recipe, learning curves, previews, figures per case."""
+
+from __future__ import annotations
+
+from hybridmim_components.handlers.best_weights import BestWeights
+from hybridmim_components.handlers.evaluation_report import EvaluationReport
+from hybridmim_components.handlers.history import History
+from hybridmim_components.handlers.preview import ReconstructionPreview
+from hybridmim_components.handlers.progress import TerminalProgressBar
+
+__all__ = ["BestWeights", "EvaluationReport", "History", "ReconstructionPreview", "TerminalProgressBar"]

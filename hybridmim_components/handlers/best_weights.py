@@ -1,0 +1,61 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Keep the weights of the best validation, with their recipe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from torch import nn
+
+from hybridmim_components.weights import save_weights
+
+__all__ = ["BestWeights"]
+
+logger = logging.getLogger(__name__)
+
+
+class BestWeights:
+    """Save a stock network whenever a validation beats all before it; attach it to the evaluator.
+
+    Which metric counts, and whether lower is better, is the evaluator's own ``key_val_metric`` and ``metric_cmp_fn``.
+
+    Args:
+        network: the stock network, not a wrapper.
+        path: target file.
+        recipe: plain data saved with the weights, see :func:`.weights.save_weights`; epoch and metric are added.
+        bare: write a bare state dict and the recipe beside it.
+    """
+
+    def __init__(self, network: nn.Module, path: str | Path, recipe: Mapping[str, Any], bare: bool = False) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.recipe = recipe
+        self.bare = bare
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a ``monai.engines.Evaluator``."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save if the validation that just ended is the best so far."""
+        state: Any = engine.state
+        if state.best_metric_epoch != state.epoch or idist.get_rank() != 0:
+            return
+        best = {"epoch": int(state.epoch), "metric": state.key_metric_name, "value": float(state.best_metric)}
+        save_weights(self.path, self.network, {**self.recipe, "best": best}, self.bare)
+        logger.info("Saved %s (%s %.4f, epoch %d)", self.path, best["metric"], best["value"], best["epoch"])

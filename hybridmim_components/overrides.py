@@ -1,0 +1,107 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Refusing overrides that no config knows: ``monai.bundle run`` itself accepts a mistyped name in silence."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.scripts import run
+
+from hybridmim_components.errors import is_bundle_command
+
+__all__ = ["check_overrides", "find_unknown"]
+
+
+def check_overrides(argv: Sequence[str] | None = None) -> None:
+    """Check the command line that started this process, if it is ``monai.bundle run``, and its ``args_file``.
+
+    Args:
+        argv: command line; default ``sys.argv``.
+
+    Raises:
+        ValueError: names each unknown override and the nearest name that exists.
+    """
+    words = list(sys.argv if argv is None else argv)
+    if len(words) < 2 or not is_bundle_command(words[0]) or words[1] not in ("run", "run_workflow"):
+        return
+    given = _options(words[2:])
+    if given.get("args_file"):
+        # what stands in the args_file is overridden by the command line, as in monai
+        given = {**ConfigParser.load_config_file(given["args_file"]), **given}
+    files = given.get("config_file")
+    if not files:
+        return
+    config = ConfigParser.load_config_files(_as_list(files))
+    own = set(inspect.signature(run).parameters) | {"workflow_name", "workflow_type", "properties_path"}
+    unknown = find_unknown([name for name in given if name not in own], config)
+    if unknown:
+        raise ValueError(f"unknown setting: {'; '.join(unknown)}")
+
+
+def find_unknown(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """Names of overrides that a config has no place for.
+
+    A top-level name must exist. Of a nested one (``network_def#dropout`` or ``network_def::dropout``) all but the last
+    part must exist, since arguments that stand at their default are not in the config.
+
+    Returns:
+        One text per unknown name, with the nearest known name.
+    """
+    knobs = [key for key in config if not key.startswith("_")]
+    texts = []
+    for name in names:
+        parts = name.lstrip("+").replace("::", "#").split("#")
+        if not _exists(parts if len(parts) == 1 else parts[:-1], config):
+            nearest = difflib.get_close_matches(parts[0], [k for k in knobs if k != parts[0]], n=1)
+            texts.append(name + (f" (did you mean {nearest[0]}?)" if nearest else ""))
+    return texts
+
+
+def _exists(parts: Sequence[str], config: Any) -> bool:
+    for part in parts:
+        if isinstance(config, Mapping) and part in config:
+            config = config[part]
+        elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
+            config = config[int(part)]
+        else:
+            return False
+    return True
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """Fire's options: ``--name value`` and ``--name=value``; dashes in names read as underscores."""
+    options: dict[str, Any] = {}
+    for i, word in enumerate(words):
+        if not word.startswith("--") or word == "--":
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else "True"
+        options[name.replace("-", "_")] = value
+    return options
+
+
+def _as_list(files: str | Sequence[str]) -> list[str]:
+    if not isinstance(files, str):
+        return list(files)
+    try:
+        parsed = ast.literal_eval(files)
+    except (ValueError, SyntaxError):
+        return [f.strip().strip("'\"") for f in files.strip("[]").split(",")]
+    return list(parsed) if isinstance(parsed, (list, tuple)) else [str(parsed)]

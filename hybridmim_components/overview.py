@@ -1,0 +1,193 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One picture and one table of a whole run: pre-training, fine-tuning, evaluation and inference."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.lines import Line2D
+
+from hybridmim_components.data.datasets import read_cases
+from hybridmim_components.losses import LOSS_TERMS
+
+__all__ = ["draw_overview", "read_curve", "summary"]
+
+Row = dict[str, str]
+
+
+def draw_overview(
+    run_dir: str | Path, dataset: str, dataset_dir: str | Path, intensity_range: Sequence[float], title: str = ""
+) -> Path:
+    """Draw ``overview.png``: reconstruction, learning curves, and segmentation against truth.
+
+    Args:
+        run_dir: folder with ``pretrain``, ``train`` and ``evaluate``, the output folders of the three configs.
+        dataset: name of the data set.
+        dataset_dir: its folder, for images and labels of the evaluated cases.
+        intensity_range: window of the images in HU.
+        title: headline.
+
+    Returns:
+        Path of the picture.
+
+    Raises:
+        FileNotFoundError: when a step has not run.
+    """
+    run = Path(run_dir)
+    previews = sorted((run / "pretrain" / "previews").glob("epoch_*.png"))
+    if not previews:
+        raise FileNotFoundError(f"no previews in {run / 'pretrain'}: run configs/pretrain.json first")
+    evaluated = _evaluated_cases(run / "evaluate", dataset, dataset_dir)
+    figure = Figure(figsize=(15, 15.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title or "HybridMIM: pre-training, fine-tuning, evaluation", fontsize=16)
+    parts: Any = figure.subfigures(3, 1, height_ratios=[1.15, 0.75, 1])
+    top, middle, bottom = parts
+    axis = top.subplots()
+    axis.imshow(imread(previews[-1]))
+    axis.set_axis_off()
+    top.suptitle("Pre-training on unlabelled volumes: masked input and reconstruction of held-out volumes")
+    _draw_curves(middle, run)
+    _draw_cases(bottom, evaluated[:4], intensity_range)
+    target = run / "overview.png"
+    figure.savefig(target, dpi=75)
+    return target
+
+
+def read_curve(path: str | Path) -> list[Row]:
+    """Rows of a CSV file that :class:`.handlers.History` or :class:`.handlers.EvaluationReport` wrote.
+
+    Raises:
+        FileNotFoundError: when the step that writes it has not run.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no {path}: the step that writes it has not run")
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def summary(run_dir: str | Path) -> str:
+    """Table of a run as text: each loss at its start and end, Dice and HD95 per class, and where each file lies.
+
+    Starts and ends are means over the first and the last tenth of the epochs, since single epochs are noisy.
+    """
+    run = Path(run_dir)
+    pretraining, validation = (read_curve(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
+    training = read_curve(run / "train" / "training.csv")
+    rows = [("pre-training, " + name, *_start_and_end(pretraining, name)) for name in ("train_loss", *LOSS_TERMS)]
+    rows.append(("pre-training, held-out masked error", *_start_and_end(validation, "val_masked_error")))
+    rows.append(("fine-tuning, train_loss", *_start_and_end(training, "train_loss")))
+    lines = [f"{'':42s}{'start':>10s}{'end':>10s}", *(f"{n:42s}{a:10.4f}{b:10.4f}" for n, a, b in rows), ""]
+    lines.append(f"{'evaluation':42s}{'Dice':>10s}{'HD95 mm':>10s}{'cases':>8s}")
+    for row in read_curve(run / "evaluate" / "evaluation_summary.csv"):
+        name = f"{row['class']} ({row['figures']})"
+        lines.append(f"{name:42s}{_number(row['dice']):>10s}{_number(row['hd95_mm'], 2):>10s}{row['cases']:>8s}")
+    files = {
+        "pre-trained weights": "models/pretrained/model.pt",
+        "fine-tuned weights": "models/model.pt",
+        "reconstruction previews": "pretrain/previews",
+        "figures per case": "evaluate/evaluation_cases.csv",
+        "masks of held-out cases": "evaluate/masks",
+        "masks of new images": "inference",
+        "picture": "overview.png",
+    }
+    lines += ["", *(f"{name:42s}{run / place}" for name, place in files.items() if (run / place).exists())]
+    return "\n".join(lines)
+
+
+def _number(text: str, digits: int = 4) -> str:
+    return f"{float(text):.{digits}f}" if text else "-"
+
+
+def _start_and_end(rows: Sequence[Row], name: str) -> tuple[float, float]:
+    values = [float(row[name]) for row in rows]
+    span = max(1, len(values) // 10)
+    return float(np.mean(values[:span])), float(np.mean(values[-span:]))
+
+
+def _draw_curves(figure: Any, run: Path) -> None:
+    pretraining, validation = (read_curve(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
+    training, dice = (read_curve(run / "train" / f"{n}.csv") for n in ("training", "validation"))
+    left, middle, right = figure.subplots(1, 3)
+    for term in LOSS_TERMS:
+        values = _smooth([float(row[term]) for row in pretraining])
+        if values[0] > 0:
+            left.plot(_epochs(pretraining), values / values[0], label=term)
+    left.set_title("pre-training losses (start = 1)")
+    middle.plot(_epochs(validation), [float(r["val_masked_error"]) for r in validation], "o-", color="tab:blue")
+    middle.set_title("pre-training: squared error of masked voxels, held-out volumes")
+    right.plot(_epochs(training), _smooth([float(r["train_loss"]) for r in training]), label="training loss")
+    right.plot(_epochs(dice), [float(r["val_mean_dice"]) for r in dice], "o-", label="validation Dice")
+    right.set_title("fine-tuning")
+    left.legend()
+    right.legend()
+    for axis in (left, middle, right):
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+
+
+def _epochs(rows: Sequence[Row]) -> list[int]:
+    return [int(row["epoch"]) for row in rows]
+
+
+def _smooth(values: Sequence[float]) -> np.ndarray:
+    """Running mean over a twentieth of the curve."""
+    span = max(1, len(values) // 20)
+    padded = np.pad(np.asarray(values), (span // 2, span - 1 - span // 2), mode="edge")
+    return np.convolve(padded, np.ones(span) / span, mode="valid")
+
+
+def _evaluated_cases(evaluate_dir: Path, dataset: str, dataset_dir: str | Path) -> list[dict[str, Any]]:
+    cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir)}
+    found: list[dict[str, Any]] = []
+    for row in read_curve(evaluate_dir / "evaluation_cases.csv"):
+        mask = evaluate_dir / "masks" / f"{row['case']}_seg.nii.gz"
+        if mask.is_file() and row["case"] in cases and row["case"] not in [c["case_id"] for c in found]:
+            found.append({**cases[row["case"]], "mask": mask, "dice": row["dice"], "class": row["class"]})
+    if not found:
+        raise FileNotFoundError(f"no masks of cases of {dataset_dir} in {evaluate_dir / 'masks'}")
+    return found
+
+
+def _draw_cases(figure: Any, cases: Sequence[dict[str, Any]], intensity_range: Sequence[float]) -> None:
+    axes = figure.subplots(1, len(cases), squeeze=False)[0]
+    for axis, case in zip(axes, cases, strict=True):
+        image, truth, mask = (_canonical(case[key]) for key in ("image", "label", "mask"))
+        depth = int(np.argmax((truth.dataobj > np.zeros(1)).sum((0, 1))))
+        spacing = image.header.get_zooms()
+        aspect = float(spacing[1] / spacing[0])
+        # radiological convention: the patient's right on the left of the picture
+        planes = [np.flip(np.asarray(v.dataobj[..., depth]).T, 1) for v in (image, truth, mask)]
+        axis.imshow(
+            planes[0], cmap="gray", vmin=intensity_range[0], vmax=intensity_range[1], origin="lower", aspect=aspect
+        )
+        for plane, colour in ((planes[1], "lime"), (planes[2], "red")):
+            if plane.any():
+                axis.contour(plane > 0, levels=[0.5], colors=colour, linewidths=1.5)
+        axis.set_title(f"{case['case_id']}: {case['class']} Dice {float(case['dice']):.3f}")
+        axis.set_axis_off()
+    handles = [Line2D([], [], color=c, label=n) for n, c in (("truth", "lime"), ("prediction", "red"))]
+    figure.legend(handles=handles, loc="lower center", ncols=2)
+    figure.suptitle("Segmentation of cases that neither pre-training nor fine-tuning has seen")
+
+
+def _canonical(path: str | Path) -> Any:
+    return nib.as_closest_canonical(nib.load(path))

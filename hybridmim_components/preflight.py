@@ -1,0 +1,195 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What each config checks in ``initialize``, before hours are spent: volumes, batch, leaks, and where output goes."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hybridmim_components.data.volumes import inspect_volumes
+from hybridmim_components.weights import read_recipe
+
+__all__ = ["check_evaluation", "check_pretraining", "check_training"]
+
+logger = logging.getLogger(__name__)
+Items = Sequence[Mapping[str, Any]]
+
+
+def check_pretraining(
+    lists: Mapping[str, Items],
+    output_dir: str | Path,
+    batch_size: int,
+    crops_per_volume: int,
+    contrast_weight: float,
+    same_volume_negatives: bool = False,
+    allow_seen: bool = False,
+    num_workers: int = 2,
+) -> list[str]:
+    """Check a pre-training run.
+
+    Args:
+        lists: ``training``, ``validation`` and ``held_out`` of :func:`.data.pretraining_lists`.
+        output_dir: folder of the run.
+        batch_size: crops per batch.
+        crops_per_volume: crops drawn from a volume at a time.
+        contrast_weight: weight of the contrast, which needs negatives unless it is 0.
+        same_volume_negatives: crops of one volume count as negatives.
+        allow_seen: warn instead of refusing when a held-out volume is among those of pre-training.
+        num_workers: threads that read the volumes.
+
+    Returns:
+        Fingerprints of every volume that pre-training sees, for the recipe of its weights.
+
+    Raises:
+        ValueError: names the setting or the volumes that are wrong.
+        OSError: when ``output_dir`` cannot be written.
+    """
+    _require_writable(output_dir)
+    volumes_per_batch = _volumes_per_batch(batch_size, crops_per_volume)
+    own_negatives = same_volume_negatives and crops_per_volume > 1
+    if contrast_weight > 0 and volumes_per_batch < 2 and not own_negatives:
+        raise ValueError(
+            f"the contrastive loss needs crops of at least 2 volumes in a batch, got batch_size {batch_size} with "
+            f"crops_per_volume {crops_per_volume}: raise batch_size, lower crops_per_volume, "
+            "set same_volume_negatives to true, or set contrast_weight to 0"
+        )
+    if len(lists["training"]) < volumes_per_batch:
+        raise ValueError(
+            f"a batch of {batch_size} crops needs {volumes_per_batch} training volumes, got {len(lists['training'])}: "
+            "lower batch_size, raise crops_per_volume, or add volumes"
+        )
+    seen_items = [*lists["training"], *lists["validation"]]
+    digests = inspect_volumes([*seen_items, *lists["held_out"]], Path(output_dir) / "volumes.json", num_workers)
+    seen = {digests[item["image"]] for item in seen_items}
+    _refuse_seen(lists["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training")
+    return sorted(seen)
+
+
+def check_training(
+    training: Items,
+    validation: Items,
+    output_dir: str | Path,
+    batch_size: int,
+    crops_per_volume: int,
+    pretraining_recipe: Mapping[str, Any],
+    allow_seen: bool = False,
+    num_workers: int = 2,
+) -> dict[str, list[str]]:
+    """Check a fine-tuning run.
+
+    Lists that another program put in place of ours (MONAI Label) have no case ids: for them a leak is a warning.
+
+    Args:
+        training: items with ``image`` and ``label``.
+        validation: items with ``image`` and ``label``.
+        output_dir: folder of the run.
+        batch_size: crops per batch.
+        crops_per_volume: crops drawn from a volume at a time.
+        pretraining_recipe: recipe of the pre-trained weights, empty when training from scratch.
+        allow_seen: warn instead of refusing when pre-training has seen a validation volume.
+        num_workers: threads that read the volumes.
+
+    Returns:
+        ``training_volumes`` and ``pretraining_volumes``, fingerprints for the recipe of the fine-tuned weights.
+
+    Raises:
+        ValueError: names the setting or the volumes that are wrong.
+        OSError: when ``output_dir`` cannot be written.
+    """
+    _require_writable(output_dir)
+    _volumes_per_batch(batch_size, crops_per_volume)
+    _require_labels([*training, *validation])
+    digests = inspect_volumes([*training, *validation], Path(output_dir) / "volumes.json", num_workers)
+    seen = set(pretraining_recipe.get("volumes", []))
+    managed = any("case_id" not in item for item in training)
+    trained = {item["image"] for item in training}
+    held_out = [item for item in validation if item["image"] not in trained]
+    _refuse_seen(held_out, digests, seen, allow_seen or managed, "was seen by pre-training")
+    return {"training_volumes": sorted({digests[p] for p in trained}), "pretraining_volumes": sorted(seen)}
+
+
+def check_evaluation(
+    validation: Items,
+    output_dir: str | Path,
+    model_path: str | Path,
+    fold: int | str,
+    allow_seen: bool = False,
+    num_workers: int = 2,
+) -> None:
+    """Check an evaluation: no case may have been seen by pre-training, nor by training unless ``fold`` is ``all``.
+
+    Args:
+        validation: items with ``image`` and ``label``.
+        output_dir: folder of the figures.
+        model_path: fine-tuned weights, with their recipe beside them.
+        fold: the split; with ``all`` the figures are marked as training figures.
+        allow_seen: warn instead of refusing.
+        num_workers: threads that read the volumes.
+
+    Raises:
+        FileNotFoundError: when there are no weights.
+        ValueError: names the volumes that are unusable or were seen.
+        OSError: when ``output_dir`` cannot be written.
+    """
+    _require_writable(output_dir)
+    if not Path(model_path).is_file():
+        raise FileNotFoundError(f"no weights at {model_path}: run configs/train.json first, or set ckpt_dir")
+    _require_labels(validation)
+    recipe = read_recipe(model_path)
+    if not recipe:
+        logger.warning("%s has no recipe beside it: what it has seen is unknown", model_path)
+    digests = inspect_volumes(validation, Path(output_dir) / "volumes.json", num_workers)
+    if fold == "all":
+        logger.warning("fold is 'all': the figures are of training cases, and are marked so")
+        return
+    _refuse_seen(
+        validation, digests, set(recipe.get("pretraining_volumes", [])), allow_seen, "was seen by pre-training"
+    )
+    _refuse_seen(validation, digests, set(recipe.get("training_volumes", [])), allow_seen, "was trained on")
+
+
+def _volumes_per_batch(batch_size: int, crops_per_volume: int) -> int:
+    if crops_per_volume < 1 or batch_size < 1 or batch_size % crops_per_volume:
+        raise ValueError(
+            "batch_size counts crops and must be a positive multiple of crops_per_volume, "
+            f"got {batch_size} and {crops_per_volume}"
+        )
+    return batch_size // crops_per_volume
+
+
+def _require_writable(output_dir: str | Path) -> None:
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise OSError(f"output_dir must be a folder that can be written, got {output_dir}: {error}") from error
+
+
+def _require_labels(items: Items) -> None:
+    missing = [str(item.get("label")) for item in items if not Path(str(item.get("label"))).is_file()]
+    if missing:
+        raise ValueError(f"no label file {', '.join(missing)}")
+
+
+def _refuse_seen(items: Items, digests: Mapping[str, str], seen: Iterable[str], allowed: bool, what: str) -> None:
+    leaks = sorted(str(item["image"]) for item in items if digests[item["image"]] in set(seen))
+    if not leaks:
+        return
+    message = f"{len(leaks)} held-out volume(s) cannot be evaluated on: the same image {what}: " + ", ".join(leaks)
+    if not allowed:
+        raise ValueError(f"{message}. Remove it there, or set allow_seen to true and do not report the figures.")
+    logger.warning("%s. Figures on them are not figures on unseen data.", message)

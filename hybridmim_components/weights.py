@@ -1,0 +1,234 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Pre-trained weights: saved with their recipe, moved into a segmentation network with a report of every name."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridmim_components import __version__
+from hybridmim_components.files import save_tensors, write_text
+from hybridmim_components.networks.backbones import backbone_of
+
+__all__ = [
+    "LoadReport",
+    "adapt_stem",
+    "find_weights",
+    "load_pretrained",
+    "read_recipe",
+    "read_weights",
+    "save_weights",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LoadReport:
+    """What :func:`load_pretrained` did, by tensor name."""
+
+    path: str
+    loaded: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
+    """Loaded after a change of the number of input channels."""
+    skipped: list[str] = field(default_factory=list)
+    """Of the output layer, or in the file only."""
+    missing: list[str] = field(default_factory=list)
+    """In the network only."""
+    mismatched: list[str] = field(default_factory=list)
+    """With both shapes."""
+    share: float = 0.0
+    """Share of the network's values, output layer aside, that were loaded."""
+    differences: list[str] = field(default_factory=list)
+    """Each setting in which the recipe of pre-training differs from the target's."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        counts = ", ".join(
+            f"{len(getattr(self, kind))} {kind}" for kind in ("loaded", "adapted", "skipped", "missing", "mismatched")
+        )
+        lines = [f"{self.path}: {counts} tensors, {self.share:.1%} of the values outside the output layer"]
+        lines += [f"  {kind}: {name}" for kind in ("adapted", "missing", "mismatched") for name in getattr(self, kind)]
+        lines += [f"  recipe differs: {difference}" for difference in self.differences]
+        return "\n".join(lines)
+
+
+def find_weights(path: str | Path, bundle_root: str | Path | None = None) -> Path:
+    """Resolve a path against the working directory, then against the bundle.
+
+    Raises:
+        FileNotFoundError: names every place that was looked at.
+    """
+    places = [Path(path)]
+    if bundle_root is not None and not Path(path).is_absolute():
+        places.append(Path(bundle_root) / path)
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(f"no weights at {' or '.join(str(p) for p in places)}: run configs/pretrain.json first")
+
+
+def save_weights(path: str | Path, network: nn.Module, recipe: Mapping[str, Any], bare: bool = False) -> None:
+    """Save a stock network's weights on the CPU, atomically, with the recipe they come from.
+
+    Args:
+        path: target file.
+        network: the stock network.
+        recipe: plain data (numbers, strings, lists, dictionaries); the version of this package is added.
+        bare: write the state dict alone, as MONAI Label expects of ``models/model.pt``, and the recipe as JSON beside
+            it; else both go into one file.
+    """
+    state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    # a round trip proves that the recipe is plain data, which weights_only loading accepts
+    plain = json.loads(json.dumps({**recipe, "components_version": __version__}))
+    if bare:
+        # the recipe first: weights without their recipe would pass the leak check
+        write_text(Path(path).with_suffix(".json"), json.dumps(plain, indent=2) + "\n")
+        save_tensors(path, state)
+    else:
+        save_tensors(path, {"state_dict": state, "recipe": plain})
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a state dict and its recipe onto the CPU; nothing in the file is executed.
+
+    Args:
+        path: file of :func:`save_weights`, or a bare state dict of the same network.
+
+    Returns:
+        State dict, and recipe, empty where the file has none.
+
+    Raises:
+        ValueError: when the file is no such file, or holds anything but tensors and plain containers.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"weights must hold tensors and plain data only, cannot read {path}: {reason}") from error
+    if isinstance(content, dict) and "state_dict" in content:
+        state, recipe = content["state_dict"], content.get("recipe", {})
+    else:
+        state, recipe = content, read_recipe(path)
+    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"weights must be a state dict of tensors, got something else in {path}")
+    return state, recipe
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Recipe beside a bare state dict, empty where there is none.
+
+    Raises:
+        ValueError: when the file is no JSON object.
+    """
+    file = Path(path).with_suffix(".json")
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"the recipe of the weights must be a JSON object, cannot read {file}: {error}") from error
+
+
+def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
+    """Change the number of input channels of a convolution's weight (O, I, ...) and keep the size of its response.
+
+    Every new channel gets the mean over the old ones, scaled by old over new: for equal inputs on all channels the
+    response is unchanged.
+    """
+    mean = weight.mean(1, keepdim=True) * (weight.shape[1] / in_channels)
+    return mean.repeat(1, in_channels, *[1] * (weight.ndim - 2))
+
+
+def load_pretrained(
+    network: nn.Module,
+    path: str | Path,
+    min_share: float = 0.9,
+    recipe: Mapping[str, Any] | None = None,
+    bundle_root: str | Path | None = None,
+) -> LoadReport:
+    """Move pre-trained encoder and decoder weights into a segmentation network, in place.
+
+    The output layer keeps its own weights: it is left out by name, since shapes can agree by chance. A stem with
+    another number of input channels is adapted, see :func:`adapt_stem`.
+
+    Args:
+        network: a stock network that :func:`.backbones.backbone_of` knows.
+        path: file of :func:`save_weights` or a bare state dict, see :func:`find_weights`.
+        min_share: least share of the network's values, output layer aside, that must be loaded, in (0, 1].
+        recipe: the target's settings, compared with those of pre-training that bear the same name.
+        bundle_root: second place to look for a relative path.
+
+    Returns:
+        What was done, also written to the log.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is unusable, ``min_share`` is out of range, or less than it could be loaded; the
+            network is unchanged then.
+    """
+    if not 0 < min_share <= 1:
+        raise ValueError(f"min_share must be in (0, 1], got {min_share}")
+    found = find_weights(path, bundle_root)
+    source, source_recipe = read_weights(found)
+    report = LoadReport(str(found), recipe=source_recipe)
+    new = _match(network, source, report)
+    target = network.state_dict()
+    output_layer = backbone_of(network).output_layer
+    wanted = sum(t.numel() for name, t in target.items() if not _belongs(name, output_layer))
+    report.share = sum(t.numel() for t in new.values()) / wanted
+    report.differences = _differences(source_recipe, recipe or {})
+    if report.share < min_share:
+        raise ValueError(
+            f"pre-trained weights must fill {min_share:.0%} of the network outside its output layer, "
+            f"got {report.share:.1%}:\n{report}"
+        )
+    network.load_state_dict({**target, **new})
+    logger.log(logging.WARNING if report.differences else logging.INFO, "Loaded pre-trained weights\n%s", report)
+    return report
+
+
+def _belongs(name: str, layer: str) -> bool:
+    return name == layer or name.startswith(f"{layer}.")
+
+
+def _match(network: nn.Module, source: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
+    """Tensors of the source that fit the network; every other name goes into the report."""
+    backbone, target = backbone_of(network), network.state_dict()
+    new: dict[str, Tensor] = {}
+    for name, tensor in source.items():
+        if _belongs(name, backbone.output_layer) or name not in target:
+            report.skipped.append(name)
+        elif tensor.shape == target[name].shape:
+            new[name] = tensor
+            report.loaded.append(name)
+        elif name in backbone.stem and tensor.shape[2:] == target[name].shape[2:] and len(tensor) == len(target[name]):
+            new[name] = adapt_stem(tensor, target[name].shape[1])
+            report.adapted.append(name)
+        else:
+            report.mismatched.append(f"{name} {tuple(tensor.shape)} for {tuple(target[name].shape)}")
+    report.missing = [n for n in target if n not in source and not _belongs(n, backbone.output_layer)]
+    return new
+
+
+def _differences(source: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:
+    shared = [key for key in target if key in source]
+    plain = {key: json.loads(json.dumps(target[key])) for key in shared}
+    return [f"{key} was {source[key]}, is {plain[key]}" for key in shared if source[key] != plain[key]]

@@ -1,0 +1,216 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hybridmim_components.data.datasets import read_cases
+from hybridmim_components.data.phantoms import Organ, abdomen_phantom, write_msd_spleen, write_unlabelled
+
+SMALL: dict[str, Any] = {"size": (40, 40, 28), "spacing": (7.0, 7.0, 9.0)}
+
+
+def draw(seed: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    return abdomen_phantom(np.random.default_rng(seed), **SMALL)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def load(path: str | Path) -> nib.Nifti1Image:
+    return nib.Nifti1Image.from_filename(path)
+
+
+def canonical(path: str | Path) -> nib.Nifti1Image:
+    return nib.as_closest_canonical(load(path))
+
+
+def best_threshold_dice(image: NDArray[np.int16], mask: NDArray[np.bool_]) -> float:
+    """Dice of the best of all ranges of HU, from histograms summed up."""
+    edges = np.arange(-200, 400, 5)
+    chosen, hits = (np.r_[0, np.histogram(v, edges)[0].cumsum()] for v in (image, image[mask]))
+    size, overlap = chosen[None] - chosen[:, None], hits[None] - hits[:, None]
+    return float((2 * overlap / (np.maximum(size, 0) + mask.sum())).max())
+
+
+@pytest.fixture(scope="module")
+def msd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_msd_spleen(tmp_path_factory.mktemp("msd") / "Task09_Spleen", 4, 1, seed=3, **SMALL)
+
+
+def test_every_draw_has_its_organs_at_plausible_hounsfield_units() -> None:
+    for seed in range(8):
+        image, organs = draw(seed)
+        assert image.shape == organs.shape == SMALL["size"]
+        assert (image.dtype, organs.dtype) == (np.int16, np.uint8)
+        assert (organs == Organ.SPLEEN).mean() > 0.002
+        for organ, low, high in (
+            (Organ.AIR, -1005, -995),
+            (Organ.FAT, -120, -80),
+            (Organ.MUSCLE, 20, 80),
+            (Organ.SPINE, 200, 700),
+            (Organ.LUNG, -900, -650),
+            (Organ.LIVER, 30, 140),
+            (Organ.SPLEEN, 20, 140),
+            (Organ.KIDNEY_LEFT, 0, 150),
+            (Organ.AORTA, 10, 160),
+        ):
+            assert low < np.median(image[organs == organ]) < high, (seed, organ.name)
+
+
+def test_noise_is_that_of_a_ct() -> None:
+    image, organs = draw(0)
+    corner = image[:4, :4][organs[:4, :4] == Organ.AIR]
+    assert 5 < corner.std() < 16  # air is cut at -1024
+    assert 9 < image[organs == Organ.LIVER].std() < 60
+
+
+def test_cases_differ_in_anatomy() -> None:
+    spleens = [draw(seed)[1] == Organ.SPLEEN for seed in range(4)]
+    assert max(2 * (a & b).sum() / (a.sum() + b.sum()) for i, a in enumerate(spleens) for b in spleens[:i]) < 0.9
+    assert np.ptp([s.sum() for s in spleens]) > 0.1 * spleens[0].sum()
+
+
+def test_no_threshold_finds_the_spleen() -> None:
+    for seed in range(4):
+        image, organs = draw(seed)
+        assert best_threshold_dice(image, organs == Organ.SPLEEN) < 0.6
+
+
+def test_best_threshold_dice_is_1_for_what_a_threshold_defines() -> None:
+    image, _ = draw(0)
+    assert best_threshold_dice(image, (image >= 50) & (image < 100)) == 1
+
+
+def test_layout_is_the_decathlons(msd: Path) -> None:
+    names = [f"spleen_{n}.nii.gz" for n in range(1, 6)]
+    labelled = [f"{folder}/{n}" for folder in ("imagesTr", "labelsTr") for n in names[:4]]
+    assert sorted(contents(msd)) == sorted(["dataset.json", f"imagesTs/{names[4]}", *labelled])
+    about = json.loads((msd / "dataset.json").read_text())
+    assert (about["numTraining"], about["numTest"], about["labels"]) == (4, 1, {"0": "background", "1": "spleen"})
+    assert about["training"][1] == {"image": "./imagesTr/spleen_2.nii.gz", "label": "./labelsTr/spleen_2.nii.gz"}
+    assert about["test"] == ["./imagesTs/spleen_5.nii.gz"]
+    assert "ynthetic" in about["description"] and "no patient" in about["description"]
+    assert about["phantom"] == {"seed": 3, "size": [40, 40, 28], "spacing": [7.0, 7.0, 9.0]}
+    assert len(read_cases("msd_spleen", msd)) == 4
+
+
+def test_label_lies_on_the_grid_of_its_image_in_several_orientations(msd: Path) -> None:
+    orientations, shapes = set(), set()
+    for case in read_cases("msd_spleen", msd):
+        image, label = load(case["image"]), load(case["label"])
+        assert image.shape == label.shape and np.array_equal(image.affine, label.affine)
+        assert (image.get_data_dtype(), label.get_data_dtype()) == (np.int16, np.uint8)
+        assert np.allclose(image.get_qform(), image.get_sform(), atol=1e-3)
+        assert set(np.unique(label.dataobj)) == {0, 1}
+        orientations.add(nib.aff2axcodes(image.affine))
+        shapes.add(image.shape)
+    assert len(orientations) == 4 and ("L", "P", "S") in orientations
+    assert len(shapes) > 1 and all(np.all(np.array(s) >= (40, 40, 28)) for s in shapes)
+
+
+def test_liver_is_right_and_spleen_left_behind_in_the_map() -> None:
+    _, organs = draw(1)
+    liver, spleen, spine, stomach = (
+        np.argwhere(organs == o).mean(0) for o in (Organ.LIVER, Organ.SPLEEN, Organ.SPINE, Organ.STOMACH)
+    )
+    assert spleen[0] < spine[0] < liver[0]
+    assert spine[1] < stomach[1] and spleen[1] < stomach[1]
+
+
+def test_spleen_is_left_and_liver_right_in_the_world_of_every_file(msd: Path) -> None:
+    for case in read_cases("msd_spleen", msd):
+        image, label = canonical(case["image"]), canonical(case["label"])
+        hu, spleen = np.asarray(image.dataobj), np.asarray(label.dataobj) == 1
+
+        def right(mask: NDArray[np.bool_], affine: NDArray[np.float64] = image.affine) -> float:
+            return float(nib.affines.apply_affine(affine, np.argwhere(mask)).mean(0)[0])
+
+        soft_right = right((hu > 20) & (hu < 150) & ~spleen)
+        assert right(spleen) < right(hu > -300) < soft_right  # the liver is the largest soft organ
+        spine = nib.affines.apply_affine(image.affine, np.argwhere(hu > 250)).mean(0)[1]
+        assert spine < nib.affines.apply_affine(image.affine, np.argwhere(hu > -300)).mean(0)[1]
+
+
+def test_same_seed_same_bytes_and_a_case_depends_on_its_number_alone(msd: Path, tmp_path: Path) -> None:
+    fewer = contents(write_msd_spleen(tmp_path / "fewer", 2, 0, seed=3, **SMALL))
+    other = contents(write_msd_spleen(tmp_path / "other", 1, 0, seed=4, **SMALL))
+    expected = contents(msd)
+    del fewer["dataset.json"]
+    assert len(fewer) == 4 and all(expected[name] == content for name, content in fewer.items())
+    assert other["imagesTr/spleen_1.nii.gz"] != expected["imagesTr/spleen_1.nii.gz"]
+
+
+def test_unlabelled_volumes_are_none_of_the_labelled_ones(msd: Path, tmp_path: Path) -> None:
+    written = contents(write_unlabelled(tmp_path / "more", 2, seed=3, **SMALL))
+    assert sorted(written) == ["phantom_1.nii.gz", "phantom_2.nii.gz", "phantoms.json"]
+    assert len(set(written.values()) | set(contents(msd).values())) == 3 + len(contents(msd))
+    assert canonical(tmp_path / "more" / "phantom_1.nii.gz").get_data_dtype() == np.int16
+
+
+def test_the_same_phantoms_are_reused_and_missing_ones_completed(tmp_path: Path) -> None:
+    folder = write_msd_spleen(tmp_path / "a", 2, 0, **SMALL)
+    first, second = folder / "imagesTr/spleen_1.nii.gz", folder / "labelsTr/spleen_2.nii.gz"
+    content = second.read_bytes()
+    first.write_bytes(b"kept")
+    second.unlink()
+    assert write_msd_spleen(folder, 2, 0, **SMALL) == folder
+    assert first.read_bytes() == b"kept" and second.read_bytes() == content
+
+
+def test_folders_of_anything_else_are_refused_and_left_alone(tmp_path: Path) -> None:
+    folder = write_msd_spleen(tmp_path / "a", 1, 0, **SMALL)
+    stranger = tmp_path / "b"
+    stranger.mkdir()
+    (stranger / "dataset.json").write_text("{}")
+    for target, seed in ((folder, 1), (stranger, 0), (stranger / "dataset.json", 0)):
+        before = contents(tmp_path)
+        with pytest.raises(ValueError, match=r"dataset_dir must be a new or empty folder.*got "):
+            write_msd_spleen(target, 1, 0, seed=seed, **SMALL)
+        assert contents(tmp_path) == before
+    with pytest.raises(ValueError, match="^folder must be a new or empty folder"):
+        write_unlabelled(stranger, 1, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_training": 0}, "num_training must be an integer of at least 1, got 0"),
+        ({"num_test": -1}, "num_test must be an integer of at least 0, got -1"),
+        ({"seed": 1.5}, "seed must be an integer of at least 0, got 1.5"),
+        ({"size": (96, 96)}, r"size must be 3 integers of at least 16, got \(96, 96\)"),
+        ({"size": (96, 96, 8)}, r"size must be 3 integers of at least 16, got \(96, 96, 8\)"),
+        ({"spacing": (1, 1, 0)}, r"spacing must be 3 positive numbers of mm, got \(1, 1, 0\)"),
+        ({"spacing": (1, 1, float("nan"))}, "spacing must be 3 positive numbers of mm, got"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_written(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_msd_spleen(tmp_path / "a", **arguments)
+    assert not (tmp_path / "a").exists()
+
+
+def test_num_volumes_and_the_grid_of_a_single_phantom_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_volumes must be an integer of at least 1, got 0"):
+        write_unlabelled(tmp_path / "a", 0)
+    with pytest.raises(ValueError, match="size must be 3 integers"):
+        abdomen_phantom(np.random.default_rng(0), (15, 96, 96))

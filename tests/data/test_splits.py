@@ -1,0 +1,81 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridmim_components.data.splits import NUM_FOLDS, hold_out, split_cases
+
+IDS = [f"case_{i}" for i in range(41)]
+
+
+def test_folds_partition_the_cases() -> None:
+    held = [i for fold in range(NUM_FOLDS) for i in split_cases(IDS, fold).validation]
+    assert sorted(held) == sorted(IDS)
+    for fold in range(NUM_FOLDS):
+        training, validation = split_cases(IDS, fold)
+        assert sorted(training + validation) == sorted(IDS)
+        assert len(validation) in (8, 9)
+
+
+@given(st.permutations(IDS), st.integers(0, 4), st.integers(0, 5))
+def test_the_order_of_the_listing_does_not_matter(ids: list[str], fold: int, seed: int) -> None:
+    assert split_cases(ids, fold, seed) == split_cases(IDS, fold, seed)
+
+
+def test_the_split_is_the_same_on_every_machine() -> None:
+    # written down: a change of the split would void every earlier comparison
+    assert split_cases([f"spleen_{i}" for i in range(10)], 0, 0).validation == ["spleen_2", "spleen_6"]
+
+
+def test_seeds_differ() -> None:
+    assert split_cases(IDS, 0, seed=0) != split_cases(IDS, 0, seed=1)
+
+
+def test_label_fractions_are_nested_and_leave_validation_alone() -> None:
+    fractions = [0.01, 0.1, 0.2, 0.5, 1.0]
+    splits = [split_cases(IDS, 2, 0, f) for f in fractions]
+    assert [len(s.training) for s in splits] == [1, 3, 7, 16, 33]
+    for smaller, larger in zip(splits, splits[1:], strict=False):
+        assert set(smaller.training) < set(larger.training)
+        assert smaller.validation == larger.validation
+
+
+def test_fold_all_validates_on_what_it_trains_on() -> None:
+    split = split_cases(IDS, "all", label_fraction=0.1)
+    assert split.training == split.validation and len(split.training) == 4
+    assert sorted(split_cases(["a", "b"], "all").training) == ["a", "b"]
+
+
+def test_pretraining_holds_out_at_least_one_and_keeps_at_least_one() -> None:
+    assert [len(p) for p in hold_out(["a", "b"], 0.01, 0)] == [1, 1]
+    assert [len(p) for p in hold_out(["a", "b"], 0.99, 0)] == [1, 1]
+    assert [len(p) for p in hold_out(IDS, 0.1, 0)] == [37, 4]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: split_cases(IDS, 5), r"fold must be 'all' or one of 0\.\.4, got 5"),
+        (lambda: split_cases(IDS, "al"), "fold must be .* got 'al'"),
+        (lambda: split_cases(IDS, 0, 0, 0), r"label_fraction must be in \(0, 1\], got 0"),
+        (lambda: split_cases(["a", "b"], 3), r"fold 3 of 5 is empty with 2 case\(s\): set fold to 'all'"),
+        (lambda: split_cases(["a", "b", "a"], 0), "case ids must be unique, got twice: a"),
+        (lambda: hold_out(["a"], 0.1, 0), "needs at least 2 volumes, one of them held out, got 1"),
+        (lambda: hold_out(IDS, 1.0, 0), r"val_fraction must be in \(0, 1\), got 1.0"),
+    ],
+)
+def test_impossible_splits_are_refused(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

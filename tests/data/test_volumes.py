@@ -1,0 +1,230 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Reading, finding and fingerprinting volumes in the formats that users have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, RandFlipd, Transform
+
+from hybridmim_components.data import find_volumes, fingerprint, inspect_volumes, make_dataset, read_cases, read_volume
+
+RNG = np.random.default_rng(0)
+VOXELS = RNG.integers(-1000, 1000, (6, 5, 4)).astype(np.int16)
+AFFINE = np.diag([2.0, 1.5, 3.0, 1.0])
+
+
+def write_nifti(path: Path, voxels: np.ndarray = VOXELS, affine: np.ndarray = AFFINE) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    return str(path)
+
+
+def write_itk(path: Path, voxels: np.ndarray = VOXELS) -> str:
+    """The same volume in ITK's LPS: the first two axes are flipped."""
+    image = itk.image_view_from_array(np.ascontiguousarray(voxels[::-1, ::-1].transpose(2, 1, 0)))
+    image.SetSpacing([2.0, 1.5, 3.0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    itk.imwrite(image, str(path))
+    return str(path)
+
+
+def write_dicom(folder: Path, series: str = "1.2.3.4") -> str:
+    import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for z in range(VOXELS.shape[2]):
+        ds = pydicom.Dataset()
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = f"{series}.{z}"
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = series, "1.2.3", "1.2.9"
+        ds.Modality, ds.PatientName, ds.PatientID, ds.InstanceNumber = "CT", "Doe^Jane", "42", z + 1
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 3.0 * z], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing, ds.SliceThickness = [1.5, 2.0], 3.0
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+        ds.RescaleSlope, ds.RescaleIntercept = 1, 0
+        plane = np.ascontiguousarray(VOXELS[::-1, ::-1, z].T)
+        ds.Rows, ds.Columns = plane.shape
+        ds.PixelData = plane.tobytes()
+        ds.save_as(folder / f"{series}_{z}.dcm", enforce_file_format=True)
+    return str(folder)
+
+
+def test_every_format_is_found_read_and_recognised_as_one_volume(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz")
+    write_nifti(tmp_path / "deep" / "er" / "b.nii")
+    write_itk(tmp_path / "c.mhd")
+    write_itk(tmp_path / "d.nrrd")
+    write_dicom(tmp_path / "study" / "series")
+    (tmp_path / "notes.txt").write_text("no volume")
+    write_nifti(tmp_path / "._a.nii.gz")
+    found = find_volumes(str(tmp_path))
+    assert [Path(p).name for p in found] == ["a.nii.gz", "c.mhd", "d.nrrd", "b.nii", "series"]
+    for path in found:
+        image = read_volume(path)
+        assert image.shape == (1, 6, 5, 4), path
+        assert np.array_equal(image[0].numpy(), VOXELS), path
+        assert np.allclose(np.abs(np.diag(image.affine))[:3], [2, 1.5, 3]), path
+    assert len(set(inspect_volumes([{"image": p} for p in found]).values())) == 1
+
+
+def test_fingerprint_knows_copies_and_tells_others_apart(tmp_path: Path) -> None:
+    original = fingerprint(read_volume(write_nifti(tmp_path / "patient_name.nii.gz")))
+    flipped = AFFINE.copy()
+    flipped[0] = [-2, 0, 0, 10]
+    assert fingerprint(read_volume(write_nifti(tmp_path / "x.nii", VOXELS[::-1], flipped))) == original
+    assert fingerprint(read_volume(write_nifti(tmp_path / "f.nii", VOXELS.astype(np.float32)))) == original
+    changed = VOXELS.copy()
+    changed[3, 2, 1] += 1
+    assert fingerprint(read_volume(write_nifti(tmp_path / "y.nii", changed))) != original
+    assert fingerprint(read_volume(write_nifti(tmp_path / "z.nii", VOXELS.reshape(5, 6, 4)))) != original
+
+
+def test_all_unusable_images_are_named_at_once(tmp_path: Path) -> None:
+    good = write_nifti(tmp_path / "good.nii.gz")
+    holes = VOXELS.astype(np.float32)
+    holes[0, 0, 0] = np.nan
+    bad = {
+        "nan.nii.gz": "NaN or infinity",
+        "empty.nii.gz": "cannot read the image",
+        "cut.nii.gz": "cannot read the image",
+        "flat.nii.gz": "must be a 3D volume",
+        "gone.nii.gz": "no image",
+    }
+    write_nifti(tmp_path / "nan.nii.gz", holes)
+    (tmp_path / "empty.nii.gz").touch()
+    (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "good.nii.gz").read_bytes()[:100])
+    write_nifti(tmp_path / "flat.nii.gz", VOXELS[:, :, 0], AFFINE)
+    with pytest.raises(ValueError, match=r"5 of 6 image\(s\) cannot be used") as caught:
+        inspect_volumes([{"image": str(tmp_path / name)} for name in ["good.nii.gz", *bad]])
+    for name, reason in bad.items():
+        line = next(text for text in str(caught.value).splitlines() if name in text)
+        assert reason in line
+    assert good not in str(caught.value)
+
+
+def test_fingerprints_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    path, cache = write_nifti(tmp_path / "a.nii.gz"), tmp_path / "run" / "volumes.json"
+    first = inspect_volumes([{"image": path}], cache)
+    remembered = json.loads(cache.read_text())
+    remembered[path][1] = "from the cache"
+    cache.write_text(json.dumps(remembered))
+    assert inspect_volumes([{"image": path}], cache) == {path: "from the cache"}
+    write_nifti(Path(path), VOXELS + 1)
+    assert inspect_volumes([{"image": path}], cache)[path] not in (first[path], "from the cache")
+    cache.write_text("{ half")
+    assert inspect_volumes([{"image": path}], cache)[path] != first[path]
+
+
+def test_folders_without_volumes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no volume below {tmp_path}"):
+        find_volumes([tmp_path])
+    with pytest.raises(FileNotFoundError, match="unlabelled_dirs must hold existing folders, got .*nowhere"):
+        find_volumes(tmp_path / "nowhere")
+
+
+def test_a_folder_with_two_dicom_series_is_refused(tmp_path: Path) -> None:
+    write_dicom(tmp_path, "1.2.3.4")
+    write_dicom(tmp_path, "1.2.3.5")
+    with pytest.raises(ValueError, match="must hold one DICOM series, got 2"):
+        find_volumes(tmp_path)
+
+
+def test_msd_cases_are_paired_by_case_id(tmp_path: Path) -> None:
+    for name in ("spleen_10", "spleen_2"):
+        write_nifti(tmp_path / "imagesTr" / f"{name}.nii.gz")
+        write_nifti(tmp_path / "labelsTr" / f"{name}.nii.gz")
+    write_nifti(tmp_path / "imagesTr" / "._spleen_2.nii.gz")
+    cases = read_cases("msd_spleen", tmp_path)
+    assert [c["case_id"] for c in cases] == ["spleen_10", "spleen_2"]
+    assert all(Path(c["image"]).name == Path(c["label"]).name for c in cases)
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        ("labelsTr/spleen_2.nii.gz", "no label in .*labelsTr for spleen_2"),
+        ("imagesTr/spleen_2.nii.gz", "no image in .*imagesTr for the label of spleen_2"),
+        ("labelsTr", "dataset_dir must hold imagesTr and labelsTr, labelsTr is not in"),
+    ],
+)
+def test_incomplete_layouts_are_named(tmp_path: Path, remove: str, message: str) -> None:
+    for name in ("spleen_1", "spleen_2"):
+        write_nifti(tmp_path / "imagesTr" / f"{name}.nii.gz")
+        write_nifti(tmp_path / "labelsTr" / f"{name}.nii.gz")
+    target = tmp_path / remove
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_cases("msd_spleen", tmp_path)
+
+
+def test_a_parent_folder_is_recognised(tmp_path: Path) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        write_nifti(tmp_path / "Task09_Spleen" / part / "spleen_2.nii.gz")
+    with pytest.raises(FileNotFoundError, match="did you mean .*Task09_Spleen"):
+        read_cases("msd_spleen", tmp_path)
+
+
+class CountingLoader(Transform):
+    """Deterministic transform that counts its calls in a file, since caches may copy it."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def __call__(self, item: dict) -> dict:
+        with self.log.open("a") as file:
+            file.write("x")
+        return {**item, "image": MetaTensor(torch.as_tensor(nib.load(item["image"]).get_fdata())[None])}
+
+
+@pytest.mark.parametrize(("cache", "loads"), [("none", 4), ("memory", 2), ("disk", 2)])
+def test_caches_load_each_volume_once(tmp_path: Path, cache: str, loads: int) -> None:
+    paths = [write_nifti(tmp_path / f"{i}.nii.gz", VOXELS + i) for i in range(2)]
+    log = tmp_path / "log"
+    transform = Compose([CountingLoader(log), RandFlipd("image", prob=0.5)])
+    dataset = make_dataset([{"image": p} for p in paths], transform, cache, tmp_path / "cache")
+    sums = [[float(dataset[i]["image"].sum()) for i in range(2)] for _ in range(2)]
+    assert len(log.read_text()) == loads
+    assert sums[0] == sums[1] == [float(VOXELS.sum(dtype=int)), float((VOXELS + 1).sum(dtype=int))]
+
+
+def test_the_disk_cache_never_serves_a_replaced_file(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "a.nii.gz")
+    transform = Compose([CountingLoader(tmp_path / "log")])
+
+    def total() -> float:
+        return float(make_dataset([{"image": path}], transform, "disk", tmp_path / "cache")[0]["image"].sum())
+
+    assert total() == total() == float(VOXELS.sum(dtype=int))
+    write_nifti(Path(path), VOXELS + 1)
+    assert total() == float((VOXELS + 1).sum(dtype=int))
+
+
+def test_unknown_caches_are_refused() -> None:
+    with pytest.raises(ValueError, match="cache must be one of .*, got 'ram'"):
+        make_dataset([], Compose([]), "ram")
+    with pytest.raises(ValueError, match="cache 'disk' needs cache_dir"):
+        make_dataset([], Compose([]), "disk")

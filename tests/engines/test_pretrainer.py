@@ -1,0 +1,159 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.networks.nets import BasicUNet
+
+from hybridmim_components.engines import (
+    FixedMaskBatch,
+    HybridMIMTrainer,
+    MaskedBatch,
+    loss_metric,
+    lower_is_better,
+    masked_error_metric,
+    term_metrics,
+    unchanged_share,
+)
+from hybridmim_components.handlers import BestWeights, History, ReconstructionPreview
+from hybridmim_components.losses import LOSS_TERMS, HybridMIMLoss
+from hybridmim_components.masking import MaskGrid, expand_mask, sample_mask
+from hybridmim_components.networks import HybridMIM
+from hybridmim_components.partial_region import full_region
+from hybridmim_components.weights import read_weights
+
+GRID = MaskGrid(32, 16, 8)
+
+
+def crops(count: int = 4, offset: float = 0.0) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    return [{"image": torch.rand(1, 32, 32, 32, generator=generator) + offset, "volume": i} for i in range(count)]
+
+
+def model() -> HybridMIM:
+    torch.manual_seed(0)
+    return HybridMIM(BasicUNet(features=(4, 4, 8, 8, 16, 4), dropout=0.1), GRID, mask_fill="zero")
+
+
+def trainer(network: HybridMIM, data: list[dict[str, Any]], **kwargs: Any) -> HybridMIMTrainer:
+    arguments: dict[str, Any] = {
+        "device": "cpu",
+        "max_epochs": 2,
+        "train_data_loader": DataLoader(Dataset(data), batch_size=2),
+        "network": network,
+        "optimizer": torch.optim.AdamW(network.parameters(), lr=1e-3),
+        "loss_function": HybridMIMLoss(),
+        "prepare_batch": MaskedBatch(GRID),
+        "key_train_metric": loss_metric(),
+        "additional_metrics": term_metrics(),
+        "metric_cmp_fn": lower_is_better,
+    }
+    return HybridMIMTrainer(**{**arguments, **kwargs})
+
+
+def test_one_epoch_reports_every_term_and_moves_the_weights(tmp_path) -> None:
+    network = model()
+    before = {n: p.clone() for n, p in network.named_parameters()}
+    history = History(tmp_path / "training.csv")
+    engine = trainer(network, crops(), train_handlers=[history])
+    engine.run()
+    assert set(engine.state.metrics) == {"train_loss", "unchanged", *LOSS_TERMS}
+    weights = (1.0, 0.1, 0.1, 0.01, 0.1)
+    total = sum(w * float(engine.state.metrics[name]) for w, name in zip(weights, LOSS_TERMS, strict=True))
+    assert float(engine.state.metrics["train_loss"]) == pytest.approx(total, rel=1e-4)
+    moved = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
+    assert {"network.conv_0.conv_0.conv.weight", "network.upcat_1.convs.conv_1.conv.weight"} <= moved
+    assert not any(n.startswith("network.final_conv") for n in moved)
+    lines = (tmp_path / "training.csv").read_text().splitlines()
+    assert len(lines) == 3 and lines[0].startswith("epoch,iteration,train_loss")
+
+
+def test_images_outside_0_to_1_are_refused_for_a_sigmoid() -> None:
+    with pytest.raises(ValueError, match=r"output_activation 'sigmoid' needs images in 0\.\.1, got"):
+        trainer(model(), crops(offset=1.0)).run()
+
+
+def test_masks_differ_between_batches_and_follow_the_seed() -> None:
+    batch = {"image": MetaTensor(torch.rand(2, 1, 32, 32, 32)), "volume": torch.tensor([0, 1])}
+    prepare, again = MaskedBatch(GRID, seed=3), MaskedBatch(GRID, seed=3)
+    first, second = prepare(batch), prepare(batch)
+    assert not isinstance(first[0], MetaTensor)
+    assert not torch.equal(first[1]["mask"], second[1]["mask"])
+    assert torch.equal(first[1]["mask"], again(batch)[1]["mask"])
+    assert not torch.equal(first[1]["mask"], MaskedBatch(GRID, seed=4)(batch)[1]["mask"])
+
+
+def test_validation_masks_are_fixed_for_each_volume() -> None:
+    prepare = FixedMaskBatch(GRID)
+    image = torch.rand(2, 1, 32, 32, 32)
+    first = prepare({"image": image, "volume": torch.tensor([4, 9])})[1]
+    later = prepare({"image": image, "volume": torch.tensor([9, 4])})[1]
+    assert torch.equal(first["mask"], later["mask"].flip(0))
+    assert not torch.equal(first["mask"][0], first["mask"][1])
+    assert first["region"] == full_region(GRID)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mask_ratio": 2.0}, {"mask_strategy": "x"}, {"region": "x"}], ids=lambda w: next(iter(w))
+)
+def test_wrong_settings_are_found_before_the_first_batch(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        MaskedBatch(GRID, **wrong)
+
+
+def test_unchanged_share_counts_masked_patches_of_nothing() -> None:
+    image = torch.rand(1, 1, 32, 32, 32) + 0.1
+    mask = sample_mask(GRID, 1, generator=torch.Generator().manual_seed(0))
+    assert unchanged_share(image, mask, GRID) == 0
+    image[expand_mask(mask, GRID)] = 0
+    assert unchanged_share(image, mask, GRID) == 1
+    assert unchanged_share(torch.zeros_like(image), ~mask, GRID) == 1
+
+
+def test_validation_measures_masked_voxels_keeps_the_best_and_draws(tmp_path) -> None:
+    network = model()
+    data = crops(3)
+    best = BestWeights(network.network, tmp_path / "model.pt", {"spacing": [1, 1, 1]})
+    engine = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=DataLoader(Dataset(data), batch_size=2),
+        network=network,
+        prepare_batch=FixedMaskBatch(GRID),
+        key_val_metric=masked_error_metric(),
+        metric_cmp_fn=lower_is_better,
+        val_handlers=[best, ReconstructionPreview(tmp_path / "previews")],
+        decollate=False,
+    )
+    engine.run(1)
+    errors = []
+    with torch.no_grad():
+        for item in data:
+            image, targets, arguments, _ = FixedMaskBatch(GRID)(
+                {"image": item["image"][None], "volume": torch.tensor([item["volume"]])}
+            )
+            output = network.eval()(image, *arguments)["reconstruction"]
+            errors.append((output - image)[expand_mask(targets["mask"], GRID)].square().mean().item())
+    assert float(engine.state.metrics["val_masked_error"]) == pytest.approx(sum(errors) / 3, rel=1e-4)
+    state, recipe = read_weights(tmp_path / "model.pt")
+    assert set(state) == set(network.network.state_dict())
+    assert recipe["spacing"] == [1, 1, 1] and recipe["best"]["epoch"] == 1
+    with torch.no_grad():
+        network.reconstruction_head.bias.fill_(9)
+    engine.run(2)
+    assert read_weights(tmp_path / "model.pt")[1]["best"]["epoch"] == 1
+    names = sorted(p.name for p in (tmp_path / "previews").iterdir())
+    assert names == ["epoch_0001.png", "epoch_0002.png"]

@@ -1,0 +1,160 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from hybridmim_components.data import fingerprint, read_volume
+from hybridmim_components.preflight import check_evaluation, check_pretraining, check_training
+
+
+def volume(folder: Path, name: str, seed: int) -> str:
+    voxels = np.random.default_rng(seed).integers(-1000, 1000, (6, 5, 4)).astype(np.int16)
+    folder.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / name)
+    return str(folder / name)
+
+
+def case(tmp_path: Path, number: int, seed: int) -> dict[str, str]:
+    name = f"spleen_{number}.nii.gz"
+    return {
+        "case_id": f"spleen_{number}",
+        "image": volume(tmp_path / "imagesTr", name, seed),
+        "label": volume(tmp_path / "labelsTr", name, 1000 + seed),
+    }
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> dict[str, list[dict[str, str]]]:
+    paths = [volume(tmp_path / "in", f"{i}.nii.gz", i) for i in range(6)]
+    parts = {"training": paths[:4], "validation": paths[4:5], "held_out": paths[5:]}
+    return {part: [{"image": p} for p in names] for part, names in parts.items()}
+
+
+RUN = {"batch_size": 4, "crops_per_volume": 2, "contrast_weight": 0.1}
+
+
+def test_recipe_lists_what_training_and_validation_see_and_no_names(tmp_path: Path, lists: dict) -> None:
+    seen = check_pretraining(lists, tmp_path / "out", **RUN)
+    expected = {fingerprint(read_volume(i["image"])) for part in ("training", "validation") for i in lists[part]}
+    assert set(seen) == expected and len(seen) == 5
+    assert all(len(s) == 64 and set(s) <= set("0123456789abcdef") for s in seen)
+
+
+def test_a_renamed_copy_of_a_held_out_case_stops_pretraining(tmp_path: Path, lists: dict) -> None:
+    lists["training"].append({"image": volume(tmp_path / "in", "other_name.nii", 5)})
+    with pytest.raises(ValueError, match=r"1 held-out volume\(s\) .* is among the volumes of pre-training: .*5.nii.gz"):
+        check_pretraining(lists, tmp_path / "out", **RUN)
+    assert check_pretraining(lists, tmp_path / "out", allow_seen=True, **RUN)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 3}, "must be a positive multiple of crops_per_volume, got 3 and 2"),
+        ({"batch_size": 2}, "at least 2 volumes in a batch, got batch_size 2 with crops_per_volume 2"),
+        ({"batch_size": 1, "crops_per_volume": 1}, "at least 2 volumes in a batch, got batch_size 1"),
+        ({"batch_size": 1, "crops_per_volume": 1, "same_volume_negatives": True}, "at least 2 volumes in a batch"),
+        ({"batch_size": 10}, "a batch of 10 crops needs 5 training volumes, got 4"),
+    ],
+)
+def test_batches_that_cannot_work_are_refused(tmp_path: Path, lists: dict, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_pretraining(lists, tmp_path / "out", **{**RUN, **settings})
+
+
+@pytest.mark.parametrize("settings", [{"contrast_weight": 0}, {"same_volume_negatives": True}])
+def test_one_volume_per_batch_is_allowed_on_request(tmp_path: Path, lists: dict, settings: dict) -> None:
+    assert check_pretraining(lists, tmp_path / "out", **{**RUN, "batch_size": 2, **settings})
+
+
+def test_an_output_dir_that_cannot_be_written_is_found_first(tmp_path: Path, lists: dict) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="output_dir must be a folder that can be written, got .*file/out"):
+        check_pretraining(lists, tmp_path / "file" / "out", **RUN)
+
+
+def training_arguments(tmp_path: Path, recipe: dict) -> dict:
+    cases = [case(tmp_path, i, i) for i in range(3)]
+    return {
+        "training": cases[:2],
+        "validation": cases[2:],
+        "output_dir": tmp_path / "out",
+        "batch_size": 4,
+        "crops_per_volume": 2,
+        "pretraining_recipe": recipe,
+    }
+
+
+def test_training_refuses_to_validate_on_what_pretraining_saw(tmp_path: Path) -> None:
+    copy = volume(tmp_path / "elsewhere", "copy.nii", 2)
+    arguments = training_arguments(tmp_path, {"volumes": [fingerprint(read_volume(copy))]})
+    with pytest.raises(ValueError, match="was seen by pre-training: .*spleen_2.nii.gz"):
+        check_training(**arguments)
+    volumes = check_training(**arguments, allow_seen=True)
+    assert volumes["pretraining_volumes"] == arguments["pretraining_recipe"]["volumes"]
+
+
+def test_training_on_what_pretraining_saw_is_normal(tmp_path: Path) -> None:
+    arguments = training_arguments(tmp_path, {})
+    seen = [fingerprint(read_volume(i["image"])) for i in arguments["training"]]
+    volumes = check_training(**{**arguments, "pretraining_recipe": {"volumes": seen}})
+    assert volumes["training_volumes"] == volumes["pretraining_volumes"] == sorted(seen)
+
+
+def test_lists_from_another_program_only_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy = volume(tmp_path / "elsewhere", "copy.nii", 2)
+    arguments = training_arguments(tmp_path, {"volumes": [fingerprint(read_volume(copy))]})
+    for part in ("training", "validation"):
+        arguments[part] = [{"image": i["image"], "label": i["label"]} for i in arguments[part]]
+    with caplog.at_level(logging.WARNING):
+        check_training(**arguments)
+    assert "was seen by pre-training" in caplog.text
+
+
+def test_fold_all_is_no_leak(tmp_path: Path) -> None:
+    arguments = training_arguments(tmp_path, {})
+    seen = [fingerprint(read_volume(i["image"])) for i in arguments["training"]]
+    everything = {**arguments, "validation": arguments["training"], "pretraining_recipe": {"volumes": seen}}
+    assert check_training(**everything)["training_volumes"] == sorted(seen)
+
+
+def test_missing_labels_are_named(tmp_path: Path) -> None:
+    arguments = training_arguments(tmp_path, {})
+    Path(arguments["validation"][0]["label"]).unlink()
+    with pytest.raises(ValueError, match="no label file .*labelsTr/spleen_2.nii.gz"):
+        check_training(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("key", "what"), [("pretraining_volumes", "was seen by pre-training"), ("training_volumes", "was trained on")]
+)
+def test_evaluation_refuses_seen_cases_unless_told(tmp_path: Path, key: str, what: str) -> None:
+    cases, model = [case(tmp_path, i, i) for i in range(2)], tmp_path / "model.pt"
+    model.touch()
+    model.with_suffix(".json").write_text(json.dumps({key: [fingerprint(read_volume(cases[1]["image"]))]}))
+    with pytest.raises(ValueError, match=f"{what}: .*spleen_1.nii.gz"):
+        check_evaluation(cases, tmp_path / "out", model, fold=0)
+    check_evaluation(cases, tmp_path / "out", model, fold=0, allow_seen=True)
+    check_evaluation(cases, tmp_path / "out", model, fold="all")
+    check_evaluation(cases[:1], tmp_path / "out", model, fold=0)
+
+
+def test_evaluation_without_weights_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no weights at .*model.pt: run configs/train.json first"):
+        check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", tmp_path / "model.pt", fold=0)

@@ -1,0 +1,133 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from monai.networks.nets import BasicUNet, SwinUNETR
+
+from hybridmim_components.weights import (
+    adapt_stem,
+    find_weights,
+    load_pretrained,
+    read_weights,
+    save_weights,
+)
+
+RECIPE = {"spacing": (1.5, 1.5, 2.0), "intensity_range": [-57, 164], "volumes": ["ab" * 32]}
+
+
+def unet(**kwargs) -> BasicUNet:
+    return BasicUNet(**{"features": (4, 4, 8, 8, 16, 4), **kwargs})
+
+
+def test_encoder_and_decoder_move_and_the_output_layer_stays(tmp_path: Path) -> None:
+    # equal shapes: only the name says that the output layer is another task's
+    source, target = unet(out_channels=2), unet(out_channels=2)
+    before = target.final_conv.weight.clone()
+    save_weights(tmp_path / "model.pt", source, RECIPE)
+    report = load_pretrained(target, tmp_path / "model.pt")
+    for name, tensor in target.state_dict().items():
+        if name.startswith("final_conv"):
+            continue
+        assert torch.equal(tensor, source.state_dict()[name]), name
+        assert name in report.loaded
+    assert torch.equal(target.final_conv.weight, before)
+    assert report.skipped == ["final_conv.weight", "final_conv.bias"]
+    assert not report.missing and not report.mismatched and report.share == 1
+
+
+def test_a_bare_state_dict_has_its_recipe_beside_it(tmp_path: Path) -> None:
+    network = unet()
+    save_weights(tmp_path / "model.pt", network, RECIPE, bare=True)
+    assert set(torch.load(tmp_path / "model.pt", weights_only=True)) == set(network.state_dict())
+    state, recipe = read_weights(tmp_path / "model.pt")
+    assert recipe["volumes"] == RECIPE["volumes"] and recipe["spacing"] == [1.5, 1.5, 2.0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.pt"]
+
+
+def test_differences_of_the_recipes_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_weights(tmp_path / "model.pt", unet(), RECIPE)
+    report = load_pretrained(
+        unet(), tmp_path / "model.pt", recipe={"spacing": [1, 1, 1], "intensity_range": (-57, 164)}
+    )
+    assert report.differences == ["spacing was [1.5, 1.5, 2.0], is [1, 1, 1]"]
+    assert "recipe differs: spacing was [1.5, 1.5, 2.0], is [1, 1, 1]" in caplog.text
+
+
+def test_too_small_a_share_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    save_weights(tmp_path / "model.pt", unet(), {})
+    target = unet(features=(4, 4, 8, 8, 24, 4))
+    before = {n: t.clone() for n, t in target.state_dict().items()}
+    with pytest.raises(ValueError, match=r"must fill 90% .* got \d") as caught:
+        load_pretrained(target, tmp_path / "model.pt")
+    assert "mismatched: down_4.convs.conv_0.conv.weight (16, 8, 3, 3, 3) for (24, 8, 3, 3, 3)" in str(caught.value)
+    assert all(torch.equal(before[n], t) for n, t in target.state_dict().items())
+    report = load_pretrained(target, tmp_path / "model.pt", min_share=0.01)
+    assert 0.01 < report.share < 0.9 and report.mismatched
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "model.pt", SwinUNETR(1, 2, feature_size=12), {})
+    with pytest.raises(ValueError, match=r"got 0\.0%"):
+        load_pretrained(unet(), tmp_path / "model.pt", min_share=0.001)
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 4), (4, 1), (2, 3), (3, 3)])
+def test_adapted_stem_answers_equal_channels_alike(old: int, new: int) -> None:
+    weight, x = torch.randn(5, old, 3, 3, 3), torch.rand(1, 1, 6, 6, 6)
+    before = torch.nn.functional.conv3d(x.expand(-1, old, -1, -1, -1), weight)
+    after = torch.nn.functional.conv3d(x.expand(-1, new, -1, -1, -1), adapt_stem(weight, new))
+    assert torch.allclose(before, after, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_all_three_stem_tensors_of_swin_are_adapted(tmp_path: Path) -> None:
+    save_weights(tmp_path / "model.pt", SwinUNETR(1, 2, feature_size=12), {})
+    report = load_pretrained(SwinUNETR(4, 3, feature_size=12), tmp_path / "model.pt")
+    assert len(report.adapted) == 3 and not report.mismatched
+
+
+class Evil:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_file_that_runs_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": Evil(tmp_path / "ran")}}, tmp_path / "evil.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    for name in ("evil.pt", "plain.pt"):
+        with pytest.raises(ValueError, match=f"weights must hold tensors and plain data only, cannot read .*{name}"):
+            read_weights(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 truncated"])
+def test_broken_files_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="broken.pt"):
+        read_weights(tmp_path / "broken.pt")
+
+
+def test_missing_weights_say_where_was_looked(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no weights at models/p.pt or {tmp_path}/models/p.pt"):
+        find_weights("models/p.pt", tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "p.pt").touch()
+    assert find_weights("models/p.pt", tmp_path) == tmp_path / "models" / "p.pt"
