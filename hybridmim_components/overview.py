@@ -161,7 +161,7 @@ def _evaluated_cases(evaluate_dir: Path, dataset: str, dataset_dir: str | Path) 
     for row in read_curve(evaluate_dir / "evaluation_cases.csv"):
         mask = evaluate_dir / "masks" / f"{row['case']}_seg.nii.gz"
         if mask.is_file() and row["case"] in cases and row["case"] not in [c["case_id"] for c in found]:
-            found.append({**cases[row["case"]], "mask": mask, "dice": row["dice"], "class": row["class"]})
+            found.append({**cases[row["case"]], "mask": mask, **{k: row[k] for k in ("dice", "class", "figures")}})
     if not found:
         raise FileNotFoundError(f"no masks of cases of {dataset_dir} in {evaluate_dir / 'masks'}")
     return found
@@ -186,7 +186,12 @@ def _draw_cases(figure: Any, cases: Sequence[dict[str, Any]], intensity_range: S
         axis.set_axis_off()
     handles = [Line2D([], [], color=c, label=n) for n, c in (("truth", "lime"), ("prediction", "red"))]
     figure.legend(handles=handles, loc="lower center", ncols=2)
-    figure.suptitle("Segmentation of cases that neither pre-training nor fine-tuning has seen")
+    seen = any(case["figures"] == "training" for case in cases)
+    figure.suptitle(
+        "Segmentation of the training cases themselves (fold is 'all')"
+        if seen
+        else "Segmentation of cases that neither pre-training nor fine-tuning has seen"
+    )
 
 
 def _canonical(path: str | Path) -> Any:

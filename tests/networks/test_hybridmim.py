@@ -173,9 +173,9 @@ def test_crops_of_another_size_are_refused() -> None:
         model(torch.rand(1, 1, 32, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID))
 
 
-def test_convolution_blocks_drop_whole_channels() -> None:
-    model = HybridMIM(unet(), UNET_GRID)
+def test_convolution_blocks_drop_whole_channels_on_request() -> None:
+    model = HybridMIM(unet(), UNET_GRID, channel_dropout=True)
     kinds = {type(m) for m in model.network.modules() if isinstance(m, (nn.Dropout, nn.Dropout3d))}
     assert kinds == {nn.Dropout3d}
-    stock = HybridMIM(unet(), UNET_GRID, channel_dropout=False)
+    stock = HybridMIM(unet(), UNET_GRID)
     assert not any(isinstance(m, nn.Dropout3d) for m in stock.network.modules())
