@@ -85,6 +85,7 @@ def check_training(
     batch_size: int,
     crops_per_volume: int,
     pretraining_recipe: Mapping[str, Any],
+    num_classes: int,
     allow_seen: bool = False,
     num_workers: int = 2,
 ) -> dict[str, list[str]]:
@@ -99,6 +100,7 @@ def check_training(
         batch_size: crops per batch.
         crops_per_volume: crops drawn from a volume at a time.
         pretraining_recipe: recipe of the pre-trained weights, empty when training from scratch.
+        num_classes: label values are 0..num_classes - 1.
         allow_seen: warn instead of refusing when pre-training has seen a validation volume.
         num_workers: threads that read the volumes.
 
@@ -111,8 +113,7 @@ def check_training(
     """
     _require_writable(output_dir)
     _volumes_per_batch(batch_size, crops_per_volume)
-    _require_labels([*training, *validation])
-    digests = inspect_volumes([*training, *validation], Path(output_dir) / "volumes.json", num_workers)
+    digests = inspect_volumes([*training, *validation], Path(output_dir) / "volumes.json", num_workers, num_classes)
     seen = set(pretraining_recipe.get("volumes", []))
     managed = any("case_id" not in item for item in training)
     trained = {item["image"] for item in training}
@@ -126,6 +127,7 @@ def check_evaluation(
     output_dir: str | Path,
     model_path: str | Path,
     fold: int | str,
+    num_classes: int,
     allow_seen: bool = False,
     num_workers: int = 2,
 ) -> None:
@@ -136,6 +138,7 @@ def check_evaluation(
         output_dir: folder of the figures.
         model_path: fine-tuned weights, with their recipe beside them.
         fold: the split; with ``all`` the figures are marked as training figures.
+        num_classes: label values are 0..num_classes - 1.
         allow_seen: warn instead of refusing.
         num_workers: threads that read the volumes.
 
@@ -147,11 +150,10 @@ def check_evaluation(
     _require_writable(output_dir)
     if not Path(model_path).is_file():
         raise FileNotFoundError(f"no weights at {model_path}: run configs/train.json first, or set ckpt_dir")
-    _require_labels(validation)
     recipe = read_recipe(model_path)
     if not recipe:
         logger.warning("%s has no recipe beside it: what it has seen is unknown", model_path)
-    digests = inspect_volumes(validation, Path(output_dir) / "volumes.json", num_workers)
+    digests = inspect_volumes(validation, Path(output_dir) / "volumes.json", num_workers, num_classes)
     if fold == "all":
         logger.warning("fold is 'all': the figures are of training cases, and are marked so")
         return
@@ -177,12 +179,6 @@ def _require_writable(output_dir: str | Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"output_dir must be a folder that can be written, got {output_dir}: {error}") from error
-
-
-def _require_labels(items: Items) -> None:
-    missing = [str(item.get("label")) for item in items if not Path(str(item.get("label"))).is_file()]
-    if missing:
-        raise ValueError(f"no label file {', '.join(missing)}")
 
 
 def _refuse_seen(items: Items, digests: Mapping[str, str], seen: Iterable[str], allowed: bool, what: str) -> None:

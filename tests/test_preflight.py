@@ -23,8 +23,8 @@ from hybridmim_components.data import fingerprint, read_volume
 from hybridmim_components.preflight import check_evaluation, check_pretraining, check_training
 
 
-def volume(folder: Path, name: str, seed: int) -> str:
-    voxels = np.random.default_rng(seed).integers(-1000, 1000, (6, 5, 4)).astype(np.int16)
+def volume(folder: Path, name: str, seed: int, low: int = -1000, high: int = 1000) -> str:
+    voxels = np.random.default_rng(seed).integers(low, high, (6, 5, 4)).astype(np.int16)
     folder.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / name)
     return str(folder / name)
@@ -35,7 +35,7 @@ def case(tmp_path: Path, number: int, seed: int) -> dict[str, str]:
     return {
         "case_id": f"spleen_{number}",
         "image": volume(tmp_path / "imagesTr", name, seed),
-        "label": volume(tmp_path / "labelsTr", name, 1000 + seed),
+        "label": volume(tmp_path / "labelsTr", name, 1000 + seed, 0, 2),
     }
 
 
@@ -98,6 +98,7 @@ def training_arguments(tmp_path: Path, recipe: dict) -> dict:
         "batch_size": 4,
         "crops_per_volume": 2,
         "pretraining_recipe": recipe,
+        "num_classes": 2,
     }
 
 
@@ -137,7 +138,7 @@ def test_fold_all_is_no_leak(tmp_path: Path) -> None:
 def test_missing_labels_are_named(tmp_path: Path) -> None:
     arguments = training_arguments(tmp_path, {})
     Path(arguments["validation"][0]["label"]).unlink()
-    with pytest.raises(ValueError, match="no label file .*labelsTr/spleen_2.nii.gz"):
+    with pytest.raises(ValueError, match="no label .*labelsTr/spleen_2.nii.gz"):
         check_training(**arguments)
 
 
@@ -149,12 +150,12 @@ def test_evaluation_refuses_seen_cases_unless_told(tmp_path: Path, key: str, wha
     model.touch()
     model.with_suffix(".json").write_text(json.dumps({key: [fingerprint(read_volume(cases[1]["image"]))]}))
     with pytest.raises(ValueError, match=f"{what}: .*spleen_1.nii.gz"):
-        check_evaluation(cases, tmp_path / "out", model, fold=0)
-    check_evaluation(cases, tmp_path / "out", model, fold=0, allow_seen=True)
-    check_evaluation(cases, tmp_path / "out", model, fold="all")
-    check_evaluation(cases[:1], tmp_path / "out", model, fold=0)
+        check_evaluation(cases, tmp_path / "out", model, 0, 2)
+    check_evaluation(cases, tmp_path / "out", model, 0, 2, allow_seen=True)
+    check_evaluation(cases, tmp_path / "out", model, "all", 2)
+    check_evaluation(cases[:1], tmp_path / "out", model, 0, 2)
 
 
 def test_evaluation_without_weights_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no weights at .*model.pt: run configs/train.json first"):
-        check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", tmp_path / "model.pt", fold=0)
+        check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", tmp_path / "model.pt", 0, 2)

@@ -18,6 +18,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,28 +28,37 @@ from monai.transforms import LoadImage, Orientation
 
 from hybridmim_components.files import write_text
 
-__all__ = ["fingerprint", "inspect_volumes", "read_volume"]
+__all__ = ["check_label", "fingerprint", "inspect_volumes", "read_volume"]
 
 logger = logging.getLogger(__name__)
 
+AFFINE_TOLERANCE = 0.01
 
-def read_volume(path: str) -> MetaTensor:
+
+def read_volume(path: str, kind: str = "image") -> MetaTensor:
     """Read a volume as (C, H, W, D) in RAS and refuse what no network can use.
+
+    Args:
+        path: file, or folder of a DICOM series.
+        kind: ``image`` or ``label``, for the messages.
+
+    Returns:
+        The volume with its affine in mm.
 
     Raises:
         FileNotFoundError: when there is no such file or folder.
         ValueError: when it cannot be read, is not 3D, is empty, or holds NaN or infinite voxels.
     """
     if not Path(path).exists():
-        raise FileNotFoundError(f"no image {path}")
+        raise FileNotFoundError(f"no {kind} {path}")
     try:
         image = LoadImage(image_only=True, ensure_channel_first=True)(path)
     except Exception as error:  # each reader has its own exceptions
-        raise ValueError(f"cannot read the image {path}: {_first_line(error)}") from error
+        raise ValueError(f"cannot read the {kind} {path}: {_first_line(error)}") from error
     if image.ndim != 4 or min(image.shape) < 1:
-        raise ValueError(f"an image must be a 3D volume, got the shape {tuple(image.shape[1:])} in {path}")
+        raise ValueError(f"{kind} must be a 3D volume, got the shape {tuple(image.shape[1:])} in {path}")
     if not bool(image.isfinite().all()):
-        raise ValueError(f"an image must hold finite values only, got NaN or infinity in {path}")
+        raise ValueError(f"{kind} must hold finite values only, got NaN or infinity in {path}")
     return cast(MetaTensor, Orientation("RAS", labels=None)(image))
 
 
@@ -67,47 +77,86 @@ def fingerprint(image: MetaTensor) -> str:
     return digest.hexdigest()
 
 
-def inspect_volumes(
-    data: Iterable[Mapping[str, Any]], cache_file: str | Path | None = None, num_workers: int = 2
-) -> dict[str, str]:
-    """Read the image of every item, before hours are spent, and fingerprint it.
+def check_label(image: MetaTensor, path: str, num_classes: int | None = None) -> None:
+    """Refuse a label that does not belong to its image.
 
     Args:
-        data: items with ``image``, a path.
-        cache_file: JSON file that remembers the fingerprint of a file by path, size and time of change.
-        num_workers: number of threads.
-
-    Returns:
-        Fingerprint by path.
+        image: what :func:`read_volume` returned.
+        path: label file.
+        num_classes: values 0..num_classes - 1 are expected; None: any.
 
     Raises:
-        ValueError: names every unusable image and what is wrong with it.
+        FileNotFoundError: when there is no such file.
+        ValueError: when it cannot be read, its shape or affine is not the image's, or a value is unexpected.
     """
-    paths = sorted({str(item["image"]) for item in data})
+    label = read_volume(path, "label")
+    if label.shape[1:] != image.shape[1:]:
+        raise ValueError(
+            f"a label must have its image's shape {tuple(image.shape[1:])}, got {tuple(label.shape[1:])} in {path}"
+        )
+    if not np.allclose(label.affine, image.affine, atol=AFFINE_TOLERANCE):
+        raise ValueError(f"a label must have its image's affine within {AFFINE_TOLERANCE} mm, got another in {path}")
+    values = np.unique(np.asarray(label))
+    expected = np.arange(num_classes) if num_classes is not None else np.rint(values)
+    if not np.isin(values, expected).all():
+        unexpected = ", ".join(f"{v:g}" for v in np.setdiff1d(values, expected)[:5])
+        rule = f"0..{num_classes - 1}" if num_classes is not None else "whole numbers"
+        raise ValueError(f"label values must be {rule}, got {unexpected} in {path}")
+
+
+def inspect_volumes(
+    data: Iterable[Mapping[str, Any]],
+    cache_file: str | Path | None = None,
+    num_workers: int = 2,
+    num_classes: int | None = None,
+) -> dict[str, str]:
+    """Read the image of every item, and its label, before hours are spent, and fingerprint the image.
+
+    Args:
+        data: items with ``image`` and, where there is one, ``label``: paths.
+        cache_file: JSON file that remembers what was read, by path, size and time of change.
+        num_workers: number of threads.
+        num_classes: see :func:`check_label`.
+
+    Returns:
+        Fingerprint by path of the image.
+
+    Raises:
+        ValueError: names every unusable file and what is wrong with it.
+    """
+    pairs = sorted({(str(item["image"]), str(item.get("label", ""))) for item in data})
     cache = _read_cache(cache_file)
-    states = {path: _state(path) for path in paths}
-    known = {p: cache[p][1] for p in paths if p in cache and cache[p][0] == states[p] and states[p]}
-    unknown = [p for p in paths if p not in known]
+    keys = {pair: json.dumps([*pair, num_classes if pair[1] else None]) for pair in pairs}
+    states = {pair: [_state(path) for path in pair if path] for pair in pairs}
+    known = {
+        p: cache[keys[p]][1] for p in pairs if keys[p] in cache and cache[keys[p]][0] == states[p] and all(states[p])
+    }
+    unknown = [p for p in pairs if p not in known]
     if unknown:
         logger.info("Reading %d volume(s) to check and fingerprint them", len(unknown))
     errors = []
     with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
-        for path, (digest, error) in zip(unknown, pool.map(_fingerprint_or_error, unknown), strict=True):
+        for pair, (digest, error) in zip(unknown, pool.map(partial(_inspect, num_classes), unknown), strict=True):
             if error:
                 errors.append(error)
             else:
-                known[path] = digest
+                known[pair] = digest
     if cache_file is not None and unknown:
-        entries = {path: [states[path], digest] for path, digest in known.items()}
+        entries = {keys[pair]: [states[pair], digest] for pair, digest in known.items()}
         write_text(cache_file, json.dumps({**cache, **entries}, indent=1))
     if errors:
-        raise ValueError(f"{len(errors)} of {len(paths)} image(s) cannot be used:\n  " + "\n  ".join(errors))
-    return known
+        raise ValueError(f"{len(errors)} of {len(pairs)} volume(s) cannot be used:\n  " + "\n  ".join(errors))
+    return {image: digest for (image, _), digest in known.items()}
 
 
-def _fingerprint_or_error(path: str) -> tuple[str, str]:
+def _inspect(num_classes: int | None, pair: tuple[str, str]) -> tuple[str, str]:
+    """Fingerprint of the image, or what is wrong with it or its label."""
+    image_path, label_path = pair
     try:
-        return fingerprint(read_volume(path)), ""
+        image = read_volume(image_path)
+        if label_path:
+            check_label(image, label_path, num_classes)
+        return fingerprint(image), ""
     except (ValueError, FileNotFoundError) as error:
         return "", str(error)
 

@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -38,31 +39,15 @@ SMALL = {**NETWORK, "spacing": [6.0, 6.0, 6.0], "roi_size": [48, 48, 48]}
 TRAIN = {**SMALL, "epochs": 2, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1}
 PRETRAIN = {**TRAIN, "subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]}
 WORKFLOWS = {
-    "pretrain": ("train", ["pretrain.json"], PRETRAIN),
-    "train": ("train", ["train.json"], TRAIN),
-    "evaluate": ("train", ["train.json", "evaluate.json"], SMALL),
-    "inference": ("infer", ["inference.json"], SMALL),
+    "pretrain": ("train", ["pretrain"], PRETRAIN),
+    "train": ("train", ["train"], TRAIN),
+    "evaluate": ("train", ["train", "evaluate"], SMALL),
+    "inference": ("infer", ["inference"], SMALL),
 }
 
 
 def config_files(names: list[str]) -> list[str]:
-    return [str(BUNDLE / "configs" / name) for name in names]
-
-
-def monai_run(name: str, cwd: Path, **overrides: object) -> subprocess.CompletedProcess[str]:
-    """``python -m monai.bundle run`` in another process, as typed in a shell."""
-    files = config_files(WORKFLOWS[name][1])
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        "--config_file",
-        files[0] if len(files) == 1 else str(files),
-    ]
-    for key, value in {"bundle_root": BUNDLE, **WORKFLOWS[name][2], **overrides}.items():
-        command += [f"--{key}", str(value)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    return [str(BUNDLE / "configs" / f"{name}.json") for name in names]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -80,7 +65,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def step(monai_run: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """Run one of ``WORKFLOWS`` with its small settings, from a working directory that is not the bundle's."""
+
+    def run_step(name: str, **overrides: object) -> subprocess.CompletedProcess[str]:
+        _, configs, small = WORKFLOWS[name]
+        return monai_run(BUNDLE, configs, tmp_path_factory.getbasetemp(), **{**small, **overrides})
+
+    return run_step
+
+
+@pytest.fixture(scope="module")
+def run(step: Callable, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All four steps, one after the other."""
     out = tmp_path_factory.mktemp("run")
     common = {"dataset_dir": data / "Task09_Spleen", "ckpt_dir": out / "models"}
@@ -89,7 +85,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train": {"pretrained": out / "models" / "pretrained" / "model.pt"},
     }
     for name in WORKFLOWS:
-        done = monai_run(name, tmp_path_factory.getbasetemp(), output_dir=out / name, **common, **extra.get(name, {}))
+        done = step(name, output_dir=out / name, **common, **extra.get(name, {}))
         assert done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
         (out / f"{name}.log").write_text(done.stdout + done.stderr)
     return out
@@ -144,9 +140,11 @@ class TestAllSteps:
         assert np.allclose(mask.affine, nib.load(image).affine, atol=1e-4)
         assert mask.get_data_dtype() == np.uint8 and set(np.unique(mask.get_fdata())) <= {0.0, 1.0}
 
-    def test_evaluating_what_pretraining_saw_is_refused_across_commands(self, run: Path, data: Path) -> None:
+    def test_evaluating_what_pretraining_saw_is_refused_across_commands(
+        self, run: Path, data: Path, step: Callable
+    ) -> None:
         common = {"dataset_dir": data / "Task09_Spleen", "ckpt_dir": run / "models", "output_dir": run / "leak"}
-        refused = monai_run("evaluate", run, **common, fold=1)
+        refused = step("evaluate", **common, fold=1)
         assert refused.returncode != 0
         assert "error: 1 held-out volume(s) cannot be evaluated on" in refused.stderr
         assert not (run / "leak" / "evaluation_cases.csv").exists()
@@ -176,7 +174,7 @@ def test_network_agrees_with_the_metadata() -> None:
     verify_net_in_out(
         "network_def",
         str(BUNDLE / "configs" / "metadata.json"),
-        config_files(["inference.json"]),
+        config_files(["inference"]),
         device="cpu",
         p=1,
         n=2,
@@ -245,22 +243,22 @@ ERRORS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ERRORS)
-def test_what_cannot_run_ends_at_once_with_one_line(fault: str, data: Path, tmp_path: Path) -> None:
+def test_what_cannot_run_ends_at_once_with_one_line(fault: str, data: Path, tmp_path: Path, step: Callable) -> None:
     overrides, message = ERRORS[fault]
     places = {"dataset_dir": data / "Task09_Spleen", "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "out"}
-    done = monai_run("pretrain", tmp_path, **{**places, **overrides})
+    done = step("pretrain", **{**places, **overrides})
     assert done.returncode != 0
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.slow
-def test_an_unreadable_case_is_named_before_training(data: Path, tmp_path: Path) -> None:
+def test_an_unreadable_case_is_named_before_training(data: Path, tmp_path: Path, step: Callable) -> None:
     shutil.copytree(data / "Task09_Spleen", tmp_path / "data")
     broken = tmp_path / "data" / "imagesTr" / "spleen_3.nii.gz"
     os.truncate(broken, broken.stat().st_size // 2)
     places = {"dataset_dir": tmp_path / "data", "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "out"}
-    done = monai_run("train", tmp_path, **places)
+    done = step("train", **places)
     assert done.returncode != 0
-    assert "error: 1 of 6 image(s) cannot be used:" in done.stderr and str(broken) in done.stderr
+    assert "error: 1 of 6 volume(s) cannot be used:" in done.stderr and str(broken) in done.stderr
     assert not (tmp_path / "models").exists()

@@ -118,7 +118,7 @@ def test_all_unusable_images_are_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty.nii.gz").touch()
     (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "good.nii.gz").read_bytes()[:100])
     write_nifti(tmp_path / "flat.nii.gz", VOXELS[:, :, 0], AFFINE)
-    with pytest.raises(ValueError, match=r"5 of 6 image\(s\) cannot be used") as caught:
+    with pytest.raises(ValueError, match=r"5 of 6 volume\(s\) cannot be used") as caught:
         inspect_volumes([{"image": str(tmp_path / name)} for name in ["good.nii.gz", *bad]])
     for name, reason in bad.items():
         line = next(text for text in str(caught.value).splitlines() if name in text)
@@ -126,11 +126,34 @@ def test_all_unusable_images_are_named_at_once(tmp_path: Path) -> None:
     assert good not in str(caught.value)
 
 
+BAD_LABELS = {
+    "shape": (np.zeros((6, 5, 3), np.uint8), AFFINE, r"must have its image's shape \(6, 5, 4\), got \(6, 5, 3\)"),
+    "affine": (np.zeros((6, 5, 4), np.uint8), np.diag([2, 1.5, 2, 1]), "must have its image's affine"),
+    "value": (np.full((6, 5, 4), 7, np.uint8), AFFINE, r"label values must be 0\.\.1, got 7"),
+    "fraction": (np.full((6, 5, 4), 0.5, np.float32), AFFINE, r"label values must be 0\.\.1, got 0\.5"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_LABELS)
+def test_labels_that_do_not_belong_to_their_image_are_named(tmp_path: Path, fault: str) -> None:
+    voxels, affine, message = BAD_LABELS[fault]
+    item = {"image": write_nifti(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz")}
+    write_nifti(tmp_path / "label.nii.gz", np.zeros_like(voxels, shape=(6, 5, 4)))
+    assert inspect_volumes([item], tmp_path / "cache.json", num_classes=2)
+    write_nifti(tmp_path / "label.nii.gz", voxels, affine)
+    with pytest.raises(ValueError, match=f"{message}.*label.nii.gz|{message} in .*label.nii.gz"):
+        inspect_volumes([item], tmp_path / "cache.json", num_classes=2)
+    (tmp_path / "label.nii.gz").write_bytes(b"no NIfTI")
+    with pytest.raises(ValueError, match="cannot read the label .*label.nii.gz"):
+        inspect_volumes([item], tmp_path / "cache.json", num_classes=2)
+
+
 def test_fingerprints_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
     path, cache = write_nifti(tmp_path / "a.nii.gz"), tmp_path / "run" / "volumes.json"
     first = inspect_volumes([{"image": path}], cache)
     remembered = json.loads(cache.read_text())
-    remembered[path][1] = "from the cache"
+    (key,) = remembered
+    remembered[key][1] = "from the cache"
     cache.write_text(json.dumps(remembered))
     assert inspect_volumes([{"image": path}], cache) == {path: "from the cache"}
     write_nifti(Path(path), VOXELS + 1)

@@ -1,0 +1,59 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A short form of all four steps on a few real CTs: it shows that real files pass, not how well they are segmented."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from hybridmim_components.weights import read_weights
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "hybridmim_msd_spleen_unet_segmentation"
+NETWORK = {"network_def#features": [8, 8, 8, 16, 16, 8], "device": "cpu", "num_workers": 0}
+SMALL = {**NETWORK, "spacing": [5.0, 5.0, 5.0], "roi_size": [48, 48, 48]}
+TRAIN = {**SMALL, "fold": "all", "learning_rate": 0.002, "batch_size": 4, "crops_per_volume": 2}
+
+
+@pytest.mark.slow
+def test_all_steps_on_real_images(real_data: Path, tmp_path: Path, monai_run: Callable) -> None:
+    dataset, unlabelled = real_data / "msd_spleen", real_data / "ct_unlabelled"
+
+    def step(name: str, configs: list[str], **overrides: object) -> None:
+        places = {"dataset_dir": dataset, "output_dir": tmp_path / name, "ckpt_dir": tmp_path / "models"}
+        done = monai_run(BUNDLE, configs, tmp_path, **places, **overrides)
+        assert done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
+
+    masking = {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8], "unlabelled_dirs": unlabelled}
+    step("pretrain", ["pretrain"], **TRAIN, **masking, epochs=12, val_interval=12)
+    weights = tmp_path / "models" / "pretrained" / "model.pt"
+    step("train", ["train"], **TRAIN, pretrained=weights, epochs=2, val_interval=2)
+    step("evaluate", ["train", "evaluate"], **SMALL, fold="all")
+    step("inference", ["inference"], **SMALL)
+
+    assert len(read_weights(weights)[1]["volumes"]) == 7
+    with open(tmp_path / "pretrain" / "training.csv", newline="") as file:
+        curve = list(csv.DictReader(file))
+    for term in ("train_loss", "partial_region", "number", "location"):
+        values = [float(row[term]) for row in curve]
+        assert sum(values[-3:]) < sum(values[:3]), term
+    with open(tmp_path / "evaluate" / "evaluation_cases.csv", newline="") as file:
+        cases = list(csv.DictReader(file))
+    assert [c["figures"] for c in cases] == ["training"] * 2
+    image = nib.load(dataset / "imagesTs" / "spleen_3.nii.gz")
+    mask = nib.load(tmp_path / "inference" / "spleen_3_seg.nii.gz")
+    assert mask.shape == image.shape and np.allclose(mask.affine, image.affine, atol=1e-4)
