@@ -18,5 +18,13 @@ from hybridmim_components.handlers.evaluation_report import EvaluationReport
 from hybridmim_components.handlers.history import History
 from hybridmim_components.handlers.preview import ReconstructionPreview
 from hybridmim_components.handlers.progress import TerminalProgressBar
+from hybridmim_components.handlers.validation import IntervalAndFinalValidation
 
-__all__ = ["BestWeights", "EvaluationReport", "History", "ReconstructionPreview", "TerminalProgressBar"]
+__all__ = [
+    "BestWeights",
+    "EvaluationReport",
+    "History",
+    "IntervalAndFinalValidation",
+    "ReconstructionPreview",
+    "TerminalProgressBar",
+]

@@ -106,8 +106,10 @@ class TestAllSteps:
         assert all(float(r[t]) > 0 for r in curve for t in ("partial_region", "number", "location", "contrast"))
         assert len(list((run / "pretrain" / "previews").glob("*.png"))) == 2
         assert list((run / "pretrain" / "tensorboard").iterdir())
-        checkpoint = next((run / "pretrain" / "checkpoints").iterdir())
-        assert set(torch.load(checkpoint, weights_only=True)) == {"network", "optimizer", "lr_scheduler"}
+        checkpoints = list((run / "pretrain" / "checkpoints").iterdir())
+        assert any("final" in p.name for p in checkpoints)
+        for checkpoint in checkpoints:
+            assert set(torch.load(checkpoint, weights_only=True)) == {"network", "optimizer", "lr_scheduler"}
 
     def test_finetuning_starts_from_them_and_leaves_a_bare_state_dict(self, run: Path) -> None:
         assert "Loaded pre-trained weights" in (run / "train.log").read_text()
@@ -228,6 +230,17 @@ def test_inference_preprocessing_passes_monai_labels_path_through(data: Path) ->
     for item in ({"image": str(image), "image_path": str(image)}, {"image": str(image)}):
         result = parser.get_parsed_content("preprocessing")(dict(item))
         assert result.get("image_path") == item.get("image_path")
+
+
+@pytest.mark.slow
+def test_pretraining_needs_no_labelled_data_and_keeps_a_run_shorter_than_its_interval(
+    data: Path, tmp_path: Path, step: Callable
+) -> None:
+    places = {"dataset_dir": "", "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "out"}
+    data_args = {"unlabelled_dirs": [str(data / "unlabelled"), str(data / "Task09_Spleen" / "imagesTs")]}
+    done = step("pretrain", **places, **data_args, epochs=1, val_interval=10)
+    assert done.returncode == 0, done.stderr
+    assert len(read_weights(tmp_path / "models" / "pretrained" / "model.pt")[1]["volumes"]) == 3
 
 
 ERRORS = {

@@ -1,0 +1,46 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Validation every so many epochs, and after the last one, so that no training is left unmeasured and unsaved."""
+
+from __future__ import annotations
+
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from monai.handlers import ValidationHandler
+
+__all__ = ["IntervalAndFinalValidation"]
+
+
+class IntervalAndFinalValidation(ValidationHandler):
+    """MONAI's ValidationHandler, with one more validation at the end where the interval does not meet it.
+
+    Args:
+        interval: number of epochs between validations.
+        validator: what validates.
+
+    Raises:
+        ValueError: when ``interval`` is below 1.
+    """
+
+    def __init__(self, interval: int, validator: Evaluator) -> None:
+        if interval < 1:
+            raise ValueError(f"val_interval must be at least 1, got {interval}")
+        super().__init__(interval, validator, epoch_level=True)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        super().attach(engine)
+        engine.add_event_handler(Events.COMPLETED, self._validate_last)
+
+    def _validate_last(self, engine: Engine) -> None:
+        if engine.state.epoch % self.interval:
+            self(engine)
