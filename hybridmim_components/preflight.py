@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridmim_components.data.volumes import inspect_volumes
-from hybridmim_components.weights import read_recipe
+from hybridmim_components.weights import read_recipe, recipe_differences
 
 __all__ = ["check_evaluation", "check_pretraining", "check_training"]
 
@@ -128,6 +128,7 @@ def check_evaluation(
     model_path: str | Path,
     fold: int | str,
     num_classes: int,
+    settings: Mapping[str, Any] | None = None,
     allow_seen: bool = False,
     num_workers: int = 2,
 ) -> None:
@@ -139,6 +140,7 @@ def check_evaluation(
         model_path: fine-tuned weights, with their recipe beside them.
         fold: the split; with ``all`` the figures are marked as training figures.
         num_classes: label values are 0..num_classes - 1.
+        settings: pre-processing of the evaluation; a difference to that of training is a warning.
         allow_seen: warn instead of refusing.
         num_workers: threads that read the volumes.
 
@@ -153,6 +155,8 @@ def check_evaluation(
     recipe = read_recipe(model_path)
     if not recipe:
         logger.warning("%s has no recipe beside it: what it has seen is unknown", model_path)
+    for difference in recipe_differences(recipe, settings or {}):
+        logger.warning("The weights were trained with other settings: %s", difference)
     digests = inspect_volumes(validation, Path(output_dir) / "volumes.json", num_workers, num_classes)
     if fold == "all":
         logger.warning("fold is 'all': the figures are of training cases, and are marked so")

@@ -34,6 +34,7 @@ __all__ = [
     "load_pretrained",
     "read_recipe",
     "read_weights",
+    "recipe_differences",
     "save_weights",
 ]
 
@@ -194,7 +195,7 @@ def load_pretrained(
     output_layer = backbone_of(network).output_layer
     wanted = sum(t.numel() for name, t in target.items() if not _belongs(name, output_layer))
     report.share = sum(t.numel() for t in new.values()) / wanted
-    report.differences = _differences(source_recipe, recipe or {})
+    report.differences = recipe_differences(source_recipe, recipe or {})
     if report.share < min_share:
         raise ValueError(
             f"pre-trained weights must fill {min_share:.0%} of the network outside its output layer, "
@@ -228,7 +229,8 @@ def _match(network: nn.Module, source: Mapping[str, Tensor], report: LoadReport)
     return new
 
 
-def _differences(source: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:
+def recipe_differences(source: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:
+    """One text for each setting that two recipes both have and that differs."""
     shared = [key for key in target if key in source]
     plain = {key: json.loads(json.dumps(target[key])) for key in shared}
     return [f"{key} was {source[key]}, is {plain[key]}" for key in shared if source[key] != plain[key]]

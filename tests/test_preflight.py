@@ -159,3 +159,11 @@ def test_evaluation_refuses_seen_cases_unless_told(tmp_path: Path, key: str, wha
 def test_evaluation_without_weights_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no weights at .*model.pt: run configs/train.json first"):
         check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", tmp_path / "model.pt", 0, 2)
+
+
+def test_evaluation_warns_of_another_preprocessing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tmp_path / "model.pt"
+    model.touch()
+    model.with_suffix(".json").write_text(json.dumps({"spacing": [1.5, 1.5, 2.0], "seed": 1}))
+    check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", model, 0, 2, {"spacing": (3, 3, 3), "roi_size": [1]})
+    assert "other settings: spacing was [1.5, 1.5, 2.0], is [3, 3, 3]" in caplog.text
