@@ -103,7 +103,8 @@ class HybridMIM(nn.Module):
             self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, in_channels, *[1] * dims), std=0.02))
         self.number_head = nn.Linear(bottleneck, grid.num_patches + 1) if perception else None
         self.location_head = nn.Linear(bottleneck, grid.num_patches) if perception else None
-        self.projection_head = nn.Linear(bottleneck, projection_size) if contrast else None
+        # a bias would be the same for all samples again, which is what centring takes out
+        self.projection_head = nn.Linear(bottleneck, projection_size, bias=False) if contrast else None
         self.register_buffer("projection_center", torch.zeros(bottleneck))
         self.projection_center: Tensor
 

@@ -98,8 +98,8 @@ class TestAllSteps:
         network = ConfigParser({"n": {"_target_": "BasicUNet", "out_channels": 2, "features": [4, 4, 4, 8, 8, 4]}})
         assert load_pretrained(network.get_parsed_content("n"), run / "models" / "pretrained" / "model.pt").share == 1
         assert recipe["spacing"] == [6, 6, 6] and recipe["intensity_range"] == [-57, 164]
-        # 6 cases less 1 that fold 0 holds out, and 2 unlabelled ones
-        assert len(recipe["volumes"]) == 7
+        # 6 cases less 2 that fold 0 holds out, and 2 unlabelled ones
+        assert len(recipe["volumes"]) == 6
         assert "spleen" not in json.dumps(recipe).replace("msd_spleen", "")
         curve = rows(run / "pretrain" / "training.csv")
         assert [r["epoch"] for r in curve] == ["1", "2"]
@@ -117,7 +117,7 @@ class TestAllSteps:
         state, recipe = read_weights(run / "models" / "model.pt")
         assert "final_conv.weight" in state and recipe["pretrained"] is True
         pretrained = read_weights(run / "models" / "pretrained" / "model.pt")[1]
-        assert recipe["pretraining_volumes"] == pretrained["volumes"] and len(recipe["training_volumes"]) == 5
+        assert recipe["pretraining_volumes"] == pretrained["volumes"] and len(recipe["training_volumes"]) == 4
         assert sorted(p.name for p in (run / "models").iterdir()) == ["model.json", "model.pt", "pretrained"]
 
     def test_evaluation_scores_exactly_the_held_out_cases_on_their_own_grid(self, run: Path, data: Path) -> None:
