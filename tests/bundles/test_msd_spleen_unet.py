@@ -243,6 +243,28 @@ def test_pretraining_needs_no_labelled_data_and_keeps_a_run_shorter_than_its_int
     assert len(read_weights(tmp_path / "models" / "pretrained" / "model.pt")[1]["volumes"]) == 3
 
 
+@pytest.mark.slow
+def test_training_runs_as_monai_label_drives_it(data: Path, tmp_path: Path) -> None:
+    """Lists of image and label in place of ours, no dataset_dir, and the number of epochs set on the trainer."""
+    root = data / "Task09_Spleen"
+    items = [{k: str(root / f"{k}sTr" / f"spleen_{i}.nii.gz") for k in ("image", "label")} for i in range(1, 5)]
+    given = {
+        "bundle_root": str(tmp_path),
+        "train#trainer#max_epochs": 1,
+        "train#dataset#data": items[:3],
+        "validate#dataset#data": items[3:],
+    }
+    small = {k: v for k, v in TRAIN.items() if k != "epochs"}
+    workflow = ConfigWorkflow(config_files(["train"]), workflow_type="train", logging_file=False, **small, **given)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    assert set(torch.load(tmp_path / "models" / "model.pt", weights_only=True)) == set(
+        workflow.network_def.state_dict()
+    )
+    assert len(read_weights(tmp_path / "models" / "model.pt")[1]["training_volumes"]) == 3
+
+
 ERRORS = {
     "unknown override": ({"learning_rat": 1}, "error: unknown setting: learning_rat (did you mean learning_rate?)"),
     "missing dataset_dir": ({"dataset_dir": "/nowhere"}, "error: dataset_dir must be an existing folder, got /nowhere"),
