@@ -80,7 +80,7 @@ if [ -z "$dataset_dir" ]; then
     title="HybridMIM quickstart on phantoms (synthetic, no patient data)"
     python -m hybridmim_components phantoms "$output/phantoms"
     dataset_dir="$output/phantoms/Task09_Spleen"
-    unlabelled_dirs="$output/phantoms/unlabelled"
+    unlabelled_dirs="${unlabelled_dirs:-$output/phantoms/unlabelled}"
 fi
 
 # step NAME CONFIG ARGUMENT...: runs a config of the bundle, unless the same command has succeeded before.

@@ -51,7 +51,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 def _is_ours(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
-    expected = isinstance(error, (ValueError, TypeError, OSError))
+    expected = isinstance(error, (ValueError, OSError))
     return expected and bool(frames) and Path(frames[-1].filename).is_relative_to(_PACKAGE)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,9 @@ from monai.bundle.scripts import run
 from hybridmim_components.errors import is_bundle_command
 
 __all__ = ["check_overrides", "find_unknown"]
+
+
+_NOTHING = object()
 
 
 def check_overrides(argv: Sequence[str] | None = None) -> None:
@@ -48,7 +52,11 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
     if not files:
         return
     config = ConfigParser.load_config_files(_as_list(files))
-    own = set(inspect.signature(run).parameters) | {"workflow_name", "workflow_type", "properties_path"}
+    own = (set(inspect.signature(run).parameters) - {"override"}) | {
+        "workflow_name",
+        "workflow_type",
+        "properties_path",
+    }
     unknown = find_unknown([name for name in given if name not in own], config)
     if unknown:
         raise ValueError(f"unknown setting: {'; '.join(unknown)}")
@@ -57,8 +65,8 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
 def find_unknown(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
     """Names of overrides that a config has no place for.
 
-    A top-level name must exist. Of a nested one (``network_def#dropout`` or ``network_def::dropout``) all but the last
-    part must exist, since arguments that stand at their default are not in the config.
+    A name must exist, nested ones too (``network_def#features`` or ``network_def::features``). Only the last part may
+    be new, and only in a component (``_target_``), since arguments at their default are not in the config.
 
     Returns:
         One text per unknown name, with the nearest known name.
@@ -67,34 +75,48 @@ def find_unknown(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
     texts = []
     for name in names:
         parts = name.lstrip("+").replace("::", "#").split("#")
-        if not _exists(parts if len(parts) == 1 else parts[:-1], config):
+        if not _exists(parts, config) and not (len(parts) > 1 and _is_component(parts[:-1], config)):
             nearest = difflib.get_close_matches(parts[0], [k for k in knobs if k != parts[0]], n=1)
             texts.append(name + (f" (did you mean {nearest[0]}?)" if nearest else ""))
     return texts
 
 
 def _exists(parts: Sequence[str], config: Any) -> bool:
+    return _descend(parts, config) is not _NOTHING
+
+
+def _is_component(parts: Sequence[str], config: Any) -> bool:
+    found = _descend(parts, config)
+    return isinstance(found, Mapping) and "_target_" in found
+
+
+def _descend(parts: Sequence[str], config: Any) -> Any:
     for part in parts:
         if isinstance(config, Mapping) and part in config:
             config = config[part]
         elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
             config = config[int(part)]
         else:
-            return False
-    return True
+            return _NOTHING
+    return config
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
-    """Fire's options: ``--name value`` and ``--name=value``; dashes in names read as underscores."""
+    """Fire's options: ``--name value``, ``--name=value`` and ``-name value``; dashes in names read as underscores."""
     options: dict[str, Any] = {}
     for i, word in enumerate(words):
-        if not word.startswith("--") or word == "--":
+        if not _is_option(word):
             continue
-        name, equals, value = word[2:].partition("=")
+        name, equals, value = word.lstrip("-").partition("=")
         if not equals:
-            value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else "True"
+            value = words[i + 1] if i + 1 < len(words) and not _is_option(words[i + 1]) else "True"
         options[name.replace("-", "_")] = value
     return options
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word names an option: a dash and a letter; ``-1`` is a value."""
+    return re.match(r"--?\+?[A-Za-z_]", word) is not None
 
 
 def _as_list(files: str | Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridmim_components.data.volumes import inspect_volumes
-from hybridmim_components.weights import read_recipe, recipe_differences
+from hybridmim_components.weights import read_recipe, recipe_differences, seen_volumes
 
 __all__ = ["check_evaluation", "check_pretraining", "check_training"]
 
@@ -35,6 +35,7 @@ def check_pretraining(
     crops_per_volume: int,
     contrast_weight: float,
     same_volume_negatives: bool = False,
+    pretraining_recipe: Mapping[str, Any] | None = None,
     allow_seen: bool = False,
     num_workers: int = 2,
 ) -> list[str]:
@@ -47,6 +48,7 @@ def check_pretraining(
         crops_per_volume: crops drawn from a volume at a time.
         contrast_weight: weight of the contrast, which needs negatives unless it is 0.
         same_volume_negatives: crops of one volume count as negatives.
+        pretraining_recipe: recipe of the weights that this run starts from: what they have seen counts too.
         allow_seen: warn instead of refusing when a held-out volume is among those of pre-training.
         num_workers: threads that read the volumes.
 
@@ -73,7 +75,7 @@ def check_pretraining(
         )
     seen_items = [*lists["training"], *lists["validation"]]
     digests = inspect_volumes([*seen_items, *lists["held_out"]], Path(output_dir) / "volumes.json", num_workers)
-    seen = {digests[item["image"]] for item in seen_items}
+    seen = {digests[item["image"]] for item in seen_items} | seen_volumes(pretraining_recipe or {})
     _refuse_seen(lists["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training")
     return sorted(seen)
 
@@ -113,13 +115,17 @@ def check_training(
     """
     _require_writable(output_dir)
     _volumes_per_batch(batch_size, crops_per_volume)
+    if not training:
+        raise ValueError("training needs at least 1 labelled case, got none")
     digests = inspect_volumes([*training, *validation], Path(output_dir) / "volumes.json", num_workers, num_classes)
-    seen = set(pretraining_recipe.get("volumes", []))
+    seen = seen_volumes(pretraining_recipe)
     managed = any("case_id" not in item for item in training)
     trained = {item["image"] for item in training}
     held_out = [item for item in validation if item["image"] not in trained]
+    own = {digests[path] for path in trained}
     _refuse_seen(held_out, digests, seen, allow_seen or managed, "was seen by pre-training")
-    return {"training_volumes": sorted({digests[p] for p in trained}), "pretraining_volumes": sorted(seen)}
+    _refuse_seen(held_out, digests, own, allow_seen or managed, "is among the training cases")
+    return {"training_volumes": sorted(own), "pretraining_volumes": sorted(seen)}
 
 
 def check_evaluation(
@@ -131,7 +137,7 @@ def check_evaluation(
     settings: Mapping[str, Any] | None = None,
     allow_seen: bool = False,
     num_workers: int = 2,
-) -> None:
+) -> str:
     """Check an evaluation: no case may have been seen by pre-training, nor by training unless ``fold`` is ``all``.
 
     Args:
@@ -143,6 +149,9 @@ def check_evaluation(
         settings: pre-processing of the evaluation; a difference to that of training is a warning.
         allow_seen: warn instead of refusing.
         num_workers: threads that read the volumes.
+
+    Returns:
+        What the figures are: ``validation``, ``training`` (fold is ``all``), or ``seen`` (only with ``allow_seen``).
 
     Raises:
         FileNotFoundError: when there are no weights.
@@ -160,11 +169,12 @@ def check_evaluation(
     digests = inspect_volumes(validation, Path(output_dir) / "volumes.json", num_workers, num_classes)
     if fold == "all":
         logger.warning("fold is 'all': the figures are of training cases, and are marked so")
-        return
-    _refuse_seen(
-        validation, digests, set(recipe.get("pretraining_volumes", [])), allow_seen, "was seen by pre-training"
-    )
-    _refuse_seen(validation, digests, set(recipe.get("training_volumes", [])), allow_seen, "was trained on")
+        return "training"
+    leaked = [
+        _refuse_seen(validation, digests, set(recipe.get(key, [])), allow_seen, what)
+        for key, what in (("pretraining_volumes", "was seen by pre-training"), ("training_volumes", "was trained on"))
+    ]
+    return "seen" if any(leaked) else "validation"
 
 
 def _volumes_per_batch(batch_size: int, crops_per_volume: int) -> int:
@@ -185,11 +195,13 @@ def _require_writable(output_dir: str | Path) -> None:
         raise OSError(f"output_dir must be a folder that can be written, got {output_dir}: {error}") from error
 
 
-def _refuse_seen(items: Items, digests: Mapping[str, str], seen: Iterable[str], allowed: bool, what: str) -> None:
+def _refuse_seen(items: Items, digests: Mapping[str, str], seen: Iterable[str], allowed: bool, what: str) -> bool:
+    """Whether any item was seen; raises unless that is allowed."""
     leaks = sorted(str(item["image"]) for item in items if digests[item["image"]] in set(seen))
     if not leaks:
-        return
+        return False
     message = f"{len(leaks)} held-out volume(s) cannot be evaluated on: the same image {what}: " + ", ".join(leaks)
     if not allowed:
         raise ValueError(f"{message}. Remove it there, or set allow_seen to true and do not report the figures.")
     logger.warning("%s. Figures on them are not figures on unseen data.", message)
+    return True

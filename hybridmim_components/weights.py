@@ -36,6 +36,7 @@ __all__ = [
     "read_weights",
     "recipe_differences",
     "save_weights",
+    "seen_volumes",
 ]
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"the recipe of the weights must be a JSON object, cannot read {file}: {error}") from error
+
+
+def seen_volumes(recipe: Mapping[str, Any]) -> set[str]:
+    """Fingerprints of every volume that weights have seen, in pre-training or in training."""
+    return {v for key in ("volumes", "pretraining_volumes", "training_volumes") for v in recipe.get(key, [])}
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:

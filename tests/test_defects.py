@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.networks.nets import BasicUNet, SwinUNETR
 from torch.nn import functional as F
@@ -61,8 +62,6 @@ def test_defect_2_background_is_not_taken_for_masked() -> None:
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda b: b.name)
 def test_defect_3_crops_are_not_padded_where_the_volume_is_large_enough(bundle: Path) -> None:
-    from monai.bundle import ConfigParser
-
     config = ConfigParser.load_config_file(bundle / "configs" / "pretrain.json")
     parser = ConfigParser({**config, "roi_size": [32, 32, 32], "crops_per_volume": 2})
     crop, pad = (parser.get_parsed_content(f"train#random_transforms#{i}") for i in (0, 1))
@@ -199,10 +198,14 @@ def test_defect_13_one_channel_weights_reach_a_four_channel_network(tmp_path: Pa
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda b: b.name)
-def test_defect_10_every_volume_is_drawn(bundle: Path) -> None:
+def test_defect_10_every_volume_is_drawn_in_every_epoch(bundle: Path) -> None:
     config = json.loads((bundle / "configs" / "pretrain.json").read_text())
-    assert config["train"]["dataset"]["_target_"] == "hybridmim_components.data.make_dataset"
-    assert config["train"]["dataloader"]["shuffle"] is True
+    config["lists"] = {"training": [{"volume": i} for i in range(20)]}
+    config["train"]["preprocessing"] = {"_target_": "Compose", "transforms": []}
+    parser = ConfigParser({**config, "num_workers": 0, "batch_size": 4, "crops_per_volume": 2})
+    loader = parser.get_parsed_content("train#dataloader")
+    epochs = [[int(v) for batch in loader for v in batch["volume"]] for _ in range(2)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs) and epochs[0] != epochs[1]
 
 
 def test_released_masking_is_within_reach() -> None:

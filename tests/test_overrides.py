@@ -18,7 +18,13 @@ import pytest
 
 from hybridmim_components.overrides import check_overrides, find_unknown
 
-CONFIG = {"epochs": 1, "learning_rate": 0.1, "network_def": {"_target_": "BasicUNet", "features": [1]}, "run": ["$1"]}
+CONFIG = {
+    "train": {"dataloader": 1},
+    "epochs": 1,
+    "learning_rate": 0.1,
+    "network_def": {"_target_": "BasicUNet", "features": [1]},
+    "run": ["$1"],
+}
 PROGRAM = "/env/lib/python3.11/site-packages/monai/bundle/__main__.py"
 
 
@@ -36,6 +42,7 @@ def test_known_names_pass(name: str) -> None:
         ("learning-rate", "learning-rate (did you mean learning_rate?)"),
         ("netwrk_def#dropout", "netwrk_def#dropout (did you mean network_def?)"),
         ("network_def#act#name", "network_def#act#name"),
+        ("train#dataloder", "train#dataloder"),
         ("zzz", "zzz"),
     ],
 )
@@ -53,7 +60,7 @@ def config_file(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        ["run", "--config_file", "FILE", "--epochs", "2", "--learning-rate=1", "--meta_file", "m.json"],
+        ["run", "--config_file", "FILE", "--epochs", "2", "--learning-rate", "-1", "--meta_file", "m.json"],
         ["run", "--config_file", "['FILE','OVERLAY']", "--class_names", "['liver']"],
         ["run", "--config_file=FILE,OVERLAY", "--class_names", "x"],
         ["verify_net_in_out", "network_def", "--config_file", "FILE", "--epoch", "2"],
@@ -66,7 +73,7 @@ def test_command_lines_that_are_right_pass(config_file: str, words: list[str]) -
 
 def test_mistyped_overrides_are_refused(config_file: str) -> None:
     with pytest.raises(ValueError, match=r"unknown setting: epoch \(did you mean epochs\?\); foo"):
-        check_overrides([PROGRAM, "run", "--config_file", config_file, "--epoch", "2", "--foo=1"])
+        check_overrides([PROGRAM, "run", "--config_file", config_file, "-epoch", "-2", "--foo=1"])
 
 
 def test_the_args_file_is_checked_too(config_file: str, tmp_path: Path) -> None:

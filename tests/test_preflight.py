@@ -135,6 +135,31 @@ def test_fold_all_is_no_leak(tmp_path: Path) -> None:
     assert check_training(**everything)["training_volumes"] == sorted(seen)
 
 
+@pytest.mark.parametrize("key", ["volumes", "pretraining_volumes", "training_volumes"])
+def test_the_record_of_what_was_seen_survives_chains_of_weights(tmp_path: Path, lists: dict, key: str) -> None:
+    earlier = {key: [fingerprint(read_volume(lists["held_out"][0]["image"]))]}
+    with pytest.raises(ValueError, match="is among the volumes of pre-training"):
+        check_pretraining(lists, tmp_path / "out", **RUN, pretraining_recipe=earlier)
+    other = check_pretraining({**lists, "held_out": []}, tmp_path / "out", **RUN, pretraining_recipe=earlier)
+    assert earlier[key][0] in other
+    arguments = training_arguments(tmp_path, {})
+    earlier = {key: [fingerprint(read_volume(arguments["validation"][0]["image"]))]}
+    with pytest.raises(ValueError, match="was seen by pre-training"):
+        check_training(**{**arguments, "pretraining_recipe": earlier})
+
+
+def test_a_copy_of_a_training_case_cannot_validate(tmp_path: Path) -> None:
+    arguments = training_arguments(tmp_path, {})
+    arguments["validation"] = [case(tmp_path, 9, 0)]
+    with pytest.raises(ValueError, match="is among the training cases: .*spleen_9.nii.gz"):
+        check_training(**arguments)
+
+
+def test_training_on_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="training needs at least 1 labelled case, got none"):
+        check_training(**{**training_arguments(tmp_path, {}), "training": []})
+
+
 def test_missing_labels_are_named(tmp_path: Path) -> None:
     arguments = training_arguments(tmp_path, {})
     Path(arguments["validation"][0]["label"]).unlink()
@@ -151,9 +176,9 @@ def test_evaluation_refuses_seen_cases_unless_told(tmp_path: Path, key: str, wha
     model.with_suffix(".json").write_text(json.dumps({key: [fingerprint(read_volume(cases[1]["image"]))]}))
     with pytest.raises(ValueError, match=f"{what}: .*spleen_1.nii.gz"):
         check_evaluation(cases, tmp_path / "out", model, 0, 2)
-    check_evaluation(cases, tmp_path / "out", model, 0, 2, allow_seen=True)
-    check_evaluation(cases, tmp_path / "out", model, "all", 2)
-    check_evaluation(cases[:1], tmp_path / "out", model, 0, 2)
+    assert check_evaluation(cases, tmp_path / "out", model, 0, 2, allow_seen=True) == "seen"
+    assert check_evaluation(cases, tmp_path / "out", model, "all", 2) == "training"
+    assert check_evaluation(cases[:1], tmp_path / "out", model, 0, 2) == "validation"
 
 
 def test_evaluation_without_weights_says_what_to_do(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def make_dataset(
     if cache == "none":
         return Dataset(data, transform)
     if cache == "memory":
-        return CacheDataset(data, transform, num_workers=num_workers or None, progress=False)
+        return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=False)
     if cache_dir is None:
         raise ValueError("cache 'disk' needs cache_dir, got None")
     return PersistentDataset(

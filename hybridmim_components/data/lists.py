@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ def pretraining_lists(
 
     Args:
         dataset: name of the labelled data set.
-        dataset_dir: its folder; None: only ``unlabelled_dirs`` are used.
+        dataset_dir: its folder; None or empty: only ``unlabelled_dirs`` are used.
         unlabelled_dirs: one folder or several, see :func:`.find_volumes`.
         fold: the fold that fine-tuning will use; its validation cases are never seen.
         val_fraction: share of the volumes that validates pre-training.
@@ -76,13 +78,28 @@ def pretraining_lists(
         split = split_cases(list(cases), fold, split_seed)
         held_out = {cases[i] for i in split.validation} - {cases[i] for i in split.training}
         images = {i: cases[i] for i in split.training}
-    for path in find_volumes(unlabelled_dirs) if unlabelled_dirs else []:
-        if path not in held_out and path not in images.values():
-            images[path] = path
+    known = held_out | set(images.values())
+    for name, path in _unlabelled(unlabelled_dirs).items():
+        if path not in known:
+            images[name] = path
+            known.add(path)
     own = hold_out(list(images), val_fraction, split_seed)
-    number = {i: n for n, i in enumerate(sorted(images))}
+    # from the name alone: a further volume leaves the others their numbers, and so their validation masks
+    number = {i: int(hashlib.sha256(i.encode()).hexdigest()[:12], 16) for i in images}
     return {
         "training": [{"image": images[i], "volume": number[i]} for i in own.training],
         "validation": [{"image": images[i], "volume": number[i]} for i in own.validation],
         "held_out": [{"image": path} for path in sorted(held_out)],
     }
+
+
+def _unlabelled(folders: str | Sequence[str]) -> dict[str, str]:
+    """Paths by names that do not depend on where the folders are mounted."""
+    named: dict[str, str] = {}
+    for folder in [folders] if isinstance(folders, str) else folders:
+        for path in find_volumes(folder) if folder else []:
+            name = os.path.relpath(path, Path(folder).resolve())
+            while name in named:
+                name += "'"
+            named[name] = path
+    return named

@@ -13,12 +13,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["find_volumes"]
 
+logger = logging.getLogger(__name__)
+
+LABEL_FOLDERS = "label"
 _SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
 
 
@@ -26,7 +30,7 @@ def find_volumes(folders: str | Path | Sequence[str | Path]) -> list[str]:
     """Find every volume below the given folders.
 
     A file ending in .nii, .nii.gz, .mhd, .mha or .nrrd is a volume; a folder that holds .dcm files is one DICOM series.
-    Hidden files are passed over.
+    Hidden files are passed over, and folders named label..., such as MSD's labelsTr: label maps are no images.
 
     Args:
         folders: one folder or several.
@@ -55,7 +59,10 @@ def find_volumes(folders: str | Path | Sequence[str | Path]) -> list[str]:
 def _walk(folder: Path) -> set[str]:
     found = set()
     for parent, directories, files in os.walk(folder, followlinks=True):
-        directories[:] = sorted(d for d in directories if not d.startswith("."))
+        labels = [d for d in directories if d.lower().startswith(LABEL_FOLDERS)]
+        if labels:
+            logger.info("Passed over folders of labels in %s: %s", parent, ", ".join(sorted(labels)))
+        directories[:] = sorted(d for d in directories if not d.startswith(".") and d not in labels)
         visible = [f for f in files if not f.startswith(".")]
         found |= {str(Path(parent, f).resolve()) for f in visible if f.lower().endswith(_SUFFIXES)}
         if any(f.lower().endswith(".dcm") for f in visible):

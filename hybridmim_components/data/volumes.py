@@ -55,8 +55,11 @@ def read_volume(path: str, kind: str = "image") -> MetaTensor:
         image = LoadImage(image_only=True, ensure_channel_first=True)(path)
     except Exception as error:  # each reader has its own exceptions
         raise ValueError(f"cannot read the {kind} {path}: {_first_line(error)}") from error
-    if image.ndim != 4 or min(image.shape) < 1:
-        raise ValueError(f"{kind} must be a 3D volume, got the shape {tuple(image.shape[1:])} in {path}")
+    if image.ndim != 4 or min(image.shape) < 1 or len(image) != 1:
+        raise ValueError(
+            f"{kind} must be a 3D volume of one channel, got {len(image)} channel(s) of the shape "
+            f"{tuple(image.shape[1:])} in {path}"
+        )
     if not bool(image.isfinite().all()):
         raise ValueError(f"{kind} must hold finite values only, got NaN or infinity in {path}")
     return cast(MetaTensor, Orientation("RAS", labels=None)(image))
@@ -94,8 +97,12 @@ def check_label(image: MetaTensor, path: str, num_classes: int | None = None) ->
         raise ValueError(
             f"a label must have its image's shape {tuple(image.shape[1:])}, got {tuple(label.shape[1:])} in {path}"
         )
-    if not np.allclose(label.affine, image.affine, atol=AFFINE_TOLERANCE):
-        raise ValueError(f"a label must have its image's affine within {AFFINE_TOLERANCE} mm, got another in {path}")
+    # as stored: evaluation brings the prediction back to the image's file, and scores it on the label's
+    if not np.allclose(label.meta["original_affine"], image.meta["original_affine"], atol=AFFINE_TOLERANCE):
+        raise ValueError(
+            f"a label must be stored with its image's affine and orientation, within {AFFINE_TOLERANCE} mm, "
+            f"got another in {path}"
+        )
     values = np.unique(np.asarray(label))
     expected = np.arange(num_classes) if num_classes is not None else np.rint(values)
     if not np.isin(values, expected).all():

@@ -21,7 +21,7 @@ from monai.data import MetaTensor
 from monai.engines import PrepareBatch
 from torch import Tensor
 
-from hybridmim_components.masking import MaskGrid, num_masked_patches, sample_mask
+from hybridmim_components.masking import MaskGrid, sample_mask
 from hybridmim_components.partial_region import Region, choose_region, full_region, subvolume_content
 
 __all__ = ["FixedMaskBatch", "MaskedBatch"]
@@ -57,7 +57,6 @@ class MaskedBatch(PrepareBatch):
         self.region = region
         self.generator = torch.Generator().manual_seed(seed)
         # settings are tried once here, so that a wrong one does not wait for the first batch
-        num_masked_patches(grid, mask_ratio)
         sample_mask(grid, 1, mask_ratio, mask_strategy, torch.Generator())
         choose_region(grid, region, torch.Generator(), torch.zeros(grid.subvolume_grid))
 

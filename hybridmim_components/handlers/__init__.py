@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from hybridmim_components.handlers.best_weights import BestWeights
+from hybridmim_components.handlers.best_weights import BestWeights, WeightsWithoutValidation
 from hybridmim_components.handlers.evaluation_report import EvaluationReport
 from hybridmim_components.handlers.history import History
 from hybridmim_components.handlers.preview import ReconstructionPreview
@@ -27,4 +27,5 @@ __all__ = [
     "IntervalAndFinalValidation",
     "ReconstructionPreview",
     "TerminalProgressBar",
+    "WeightsWithoutValidation",
 ]

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Keep the weights of the best validation, with their recipe."""
+"""Keep the weights of the best validation with their recipe, or the last ones where nothing was validated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torch import nn
 
 from hybridmim_components.weights import save_weights
 
-__all__ = ["BestWeights"]
+__all__ = ["BestWeights", "WeightsWithoutValidation"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class BestWeights:
         self.path = Path(path)
         self.recipe = recipe
         self.bare = bare
+        self.saved = False
 
     def attach(self, engine: Engine) -> None:
         """Register with a ``monai.engines.Evaluator``."""
@@ -57,5 +58,31 @@ class BestWeights:
         if state.best_metric_epoch != state.epoch or idist.get_rank() != 0:
             return
         best = {"epoch": int(state.epoch), "metric": state.key_metric_name, "value": float(state.best_metric)}
-        save_weights(self.path, self.network, {**self.recipe, "best": best}, self.bare)
+        self.save({"best": best})
         logger.info("Saved %s (%s %.4f, epoch %d)", self.path, best["metric"], best["value"], best["epoch"])
+
+    def save(self, remarks: Mapping[str, Any]) -> None:
+        """Save the weights as they are, with further entries for the recipe."""
+        save_weights(self.path, self.network, {**self.recipe, **remarks}, self.bare)
+        self.saved = True
+
+
+class WeightsWithoutValidation:
+    """Save the last weights of a run that had nothing to validate on; attach it to the trainer.
+
+    Args:
+        best_weights: the handler that saves otherwise.
+    """
+
+    def __init__(self, best_weights: BestWeights) -> None:
+        self.best_weights = best_weights
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save unless a validation has."""
+        if not self.best_weights.saved and idist.get_rank() == 0:
+            self.best_weights.save({"last": {"epoch": int(engine.state.epoch)}})
+            logger.warning("Nothing was validated: saved the last weights as %s", self.best_weights.path)

@@ -33,7 +33,7 @@ __all__ = ["EvaluationReport"]
 
 _CASE_COLUMNS = ("case", "class", "dice", "hd95_mm", "label_voxels", "pred_voxels", "flag", "figures")
 _SUMMARY_COLUMNS = ("class", "dice", "hd95_mm", "cases", "absent_cases", "figures")
-_FIGURES = ("validation", "training")
+_FIGURES = ("validation", "training", "seen")
 _Case = tuple[str, list[ClassScore]]
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ class EvaluationReport:
         output_dir: folder of the two files, made if missing.
         class_names: one name per class, without background.
         prefix: beginning of the file names.
-        figures: what the figures are, noted in each row: ``validation``, or ``training`` if the cases were trained on.
+        figures: what the figures are, noted in each row: ``validation``, ``training`` (every case was trained on) or
+            ``seen`` (a leak was allowed).
         include_background_channel: channel 0 of ``pred`` and ``label`` is background and not scored (softmax);
             False where every channel is a class (sigmoid).
 

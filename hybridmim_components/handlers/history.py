@@ -32,7 +32,7 @@ class History:
     """Write one row per epoch: epoch, iteration, learning rate, and every scalar metric of the engine.
 
     Args:
-        path: target file, written anew at the start of a run and atomically after each epoch.
+        path: target file, written atomically after each epoch; what an earlier process left is replaced.
         optimizer: adds the learning rate of its first parameter group.
     """
 

@@ -48,7 +48,7 @@ def test_all_steps_on_real_images(real_data: Path, tmp_path: Path, monai_run: Ca
     assert len(read_weights(weights)[1]["volumes"]) == 7
     with open(tmp_path / "pretrain" / "training.csv", newline="") as file:
         curve = list(csv.DictReader(file))
-    for term in ("train_loss", "partial_region", "number", "location"):
+    for term in ("train_loss", "partial_region", "number", "location", "consistency"):
         values = [float(row[term]) for row in curve]
         assert sum(values[-3:]) < sum(values[:3]), term
     with open(tmp_path / "evaluate" / "evaluation_cases.csv", newline="") as file:

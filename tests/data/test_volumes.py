@@ -25,11 +25,20 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, RandFlipd, Transform
 
-from hybridmim_components.data import find_volumes, fingerprint, inspect_volumes, make_dataset, read_cases, read_volume
+from hybridmim_components.data import (
+    find_volumes,
+    fingerprint,
+    inspect_volumes,
+    make_dataset,
+    pretraining_lists,
+    read_cases,
+    read_volume,
+)
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(-1000, 1000, (6, 5, 4)).astype(np.int16)
 AFFINE = np.diag([2.0, 1.5, 3.0, 1.0])
+FLIPPED = np.array([[-2.0, 0, 0, 10], [0, 1.5, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])  # the same grid, stored backwards
 
 
 def write_nifti(path: Path, voxels: np.ndarray = VOXELS, affine: np.ndarray = AFFINE) -> str:
@@ -93,9 +102,7 @@ def test_every_format_is_found_read_and_recognised_as_one_volume(tmp_path: Path)
 
 def test_fingerprint_knows_copies_and_tells_others_apart(tmp_path: Path) -> None:
     original = fingerprint(read_volume(write_nifti(tmp_path / "patient_name.nii.gz")))
-    flipped = AFFINE.copy()
-    flipped[0] = [-2, 0, 0, 10]
-    assert fingerprint(read_volume(write_nifti(tmp_path / "x.nii", VOXELS[::-1], flipped))) == original
+    assert fingerprint(read_volume(write_nifti(tmp_path / "x.nii", VOXELS[::-1], FLIPPED))) == original
     assert fingerprint(read_volume(write_nifti(tmp_path / "f.nii", VOXELS.astype(np.float32)))) == original
     changed = VOXELS.copy()
     changed[3, 2, 1] += 1
@@ -112,13 +119,15 @@ def test_all_unusable_images_are_named_at_once(tmp_path: Path) -> None:
         "empty.nii.gz": "cannot read the image",
         "cut.nii.gz": "cannot read the image",
         "flat.nii.gz": "must be a 3D volume",
+        "four.nii.gz": "must be a 3D volume of one channel, got 3 channel(s)",
         "gone.nii.gz": "no image",
     }
     write_nifti(tmp_path / "nan.nii.gz", holes)
     (tmp_path / "empty.nii.gz").touch()
     (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "good.nii.gz").read_bytes()[:100])
     write_nifti(tmp_path / "flat.nii.gz", VOXELS[:, :, 0], AFFINE)
-    with pytest.raises(ValueError, match=r"5 of 6 volume\(s\) cannot be used") as caught:
+    write_nifti(tmp_path / "four.nii.gz", np.stack([VOXELS] * 3, -1))
+    with pytest.raises(ValueError, match=r"6 of 7 volume\(s\) cannot be used") as caught:
         inspect_volumes([{"image": str(tmp_path / name)} for name in ["good.nii.gz", *bad]])
     for name, reason in bad.items():
         line = next(text for text in str(caught.value).splitlines() if name in text)
@@ -128,7 +137,8 @@ def test_all_unusable_images_are_named_at_once(tmp_path: Path) -> None:
 
 BAD_LABELS = {
     "shape": (np.zeros((6, 5, 3), np.uint8), AFFINE, r"must have its image's shape \(6, 5, 4\), got \(6, 5, 3\)"),
-    "affine": (np.zeros((6, 5, 4), np.uint8), np.diag([2, 1.5, 2, 1]), "must have its image's affine"),
+    "affine": (np.zeros((6, 5, 4), np.uint8), np.diag([2, 1.5, 2, 1]), "must be stored with its image's affine"),
+    "storage": (np.zeros((6, 5, 4), np.uint8), FLIPPED, "must be stored with its image's affine and orientation"),
     "value": (np.full((6, 5, 4), 7, np.uint8), AFFINE, r"label values must be 0\.\.1, got 7"),
     "fraction": (np.full((6, 5, 4), 0.5, np.float32), AFFINE, r"label values must be 0\.\.1, got 0\.5"),
 }
@@ -202,6 +212,27 @@ def test_incomplete_layouts_are_named(tmp_path: Path, remove: str, message: str)
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_cases("msd_spleen", tmp_path)
+
+
+def test_label_maps_are_not_taken_for_unlabelled_images(tmp_path: Path) -> None:
+    for part in ("imagesTr", "labelsTr", "imagesTs"):
+        write_nifti(tmp_path / part / f"{part}.nii.gz")
+    assert [Path(p).name for p in find_volumes(tmp_path)] == ["imagesTr.nii.gz", "imagesTs.nii.gz"]
+
+
+def test_where_a_folder_is_mounted_does_not_change_the_lists(tmp_path: Path) -> None:
+    def lists(root: str, count: int) -> dict[str, dict[str, int]]:
+        for i in range(count):
+            write_nifti(tmp_path / root / "sub" / f"{i}.nii.gz")
+        found = pretraining_lists("msd_spleen", "", [str(tmp_path / root)], val_fraction=0.4)
+        return {part: {Path(i["image"]).name: i["volume"] for i in found[part]} for part in ("training", "validation")}
+
+    first = lists("a", 6)
+    assert first == lists("elsewhere", 6)
+    more = lists("a", 7)
+    numbers = {**more["training"], **more["validation"]}
+    assert all(numbers[name] == number for part in first.values() for name, number in part.items())
+    assert len(set(numbers.values())) == 7
 
 
 def test_a_parent_folder_is_recognised(tmp_path: Path) -> None:
