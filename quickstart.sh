@@ -108,11 +108,11 @@ step() {
 
 configs="$ROOT/bundles/$bundle/configs"
 small=(--spacing "[4,4,4]" --roi_size "[48,48,48]" --network_def#features "[8,8,16,32,64,8]" --num_workers 0)
-train=("${small[@]}" --fold "$fold" --batch_size 4 --crops_per_volume 2 --cache memory --learning_rate 0.002)
+train=("${small[@]}" --fold "$fold" --cache memory --learning_rate 0.002)
 step pretrain "$configs/pretrain.json" "${train[@]}" --subvolume_size "[16,16,16]" --patch_size "[8,8,8]" \
-    --unlabelled_dirs "$unlabelled_dirs" --epochs 12 --val_interval 2
+    --unlabelled_dirs "$unlabelled_dirs" --batch_size 4 --crops_per_volume 2 --epochs 12 --val_interval 2
 step train "$configs/train.json" "${train[@]}" --pretrained "$output/models/pretrained/model.pt" \
-    --epochs 18 --val_interval 6
+    --batch_size 2 --crops_per_volume 1 --epochs 36 --val_interval 6
 step evaluate "['$configs/train.json','$configs/evaluate.json']" "${small[@]}" --fold "$fold"
 if [ -d "$dataset_dir/imagesTs" ]; then
     step inference "$configs/inference.json" "${small[@]}"
