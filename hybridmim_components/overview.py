@@ -190,7 +190,7 @@ def _draw_cases(figure: Any, cases: Sequence[dict[str, Any]], intensity_range: S
     figure.suptitle(
         "Segmentation of the training cases themselves (fold is 'all')"
         if seen
-        else "Segmentation of cases that neither pre-training nor fine-tuning has seen"
+        else "Segmentation of held-out cases: not trained on, but their Dice chose the best epoch"
     )
 
 
