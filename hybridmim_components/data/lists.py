@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def pretraining_lists(
         held_out = {cases[i] for i in split.validation} - {cases[i] for i in split.training}
         images = {i: cases[i] for i in split.training}
     known = held_out | set(images.values())
-    for name, path in _unlabelled(unlabelled_dirs).items():
+    for name, path in _unlabelled(unlabelled_dirs, taken=images).items():
         if path not in known:
             images[name] = path
             known.add(path)
@@ -93,13 +93,13 @@ def pretraining_lists(
     }
 
 
-def _unlabelled(folders: str | Sequence[str]) -> dict[str, str]:
-    """Paths by names that do not depend on where the folders are mounted."""
+def _unlabelled(folders: str | Sequence[str], taken: Collection[str]) -> dict[str, str]:
+    """Paths by names that do not depend on where the folders are mounted, and that no case bears."""
     named: dict[str, str] = {}
     for folder in [folders] if isinstance(folders, str) else folders:
         for path in find_volumes(folder) if folder else []:
             name = os.path.relpath(path, Path(folder).resolve())
-            while name in named:
+            while name in named or name in taken:
                 name += "'"
             named[name] = path
     return named

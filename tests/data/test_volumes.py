@@ -235,6 +235,18 @@ def test_where_a_folder_is_mounted_does_not_change_the_lists(tmp_path: Path) -> 
     assert len(set(numbers.values())) == 7
 
 
+def test_a_series_that_bears_the_name_of_a_case_does_not_displace_it(tmp_path: Path) -> None:
+    for i in range(6):
+        for part in ("imagesTr", "labelsTr"):
+            write_nifti(tmp_path / "msd" / part / f"spleen_{i}.nii.gz")
+        write_dicom(tmp_path / "scans" / f"spleen_{i}")
+    lists = pretraining_lists("msd_spleen", str(tmp_path / "msd"), str(tmp_path / "scans"))
+    seen = [item for part in ("training", "validation") for item in lists[part]]
+    # 4 of 6 cases, fold 0 holding out 2, and all 6 series
+    assert sum(item["image"].endswith(".nii.gz") for item in seen) == 4
+    assert len(seen) == len({item["volume"] for item in seen}) == 10
+
+
 def test_a_parent_folder_is_recognised(tmp_path: Path) -> None:
     for part in ("imagesTr", "labelsTr"):
         write_nifti(tmp_path / "Task09_Spleen" / part / "spleen_2.nii.gz")
