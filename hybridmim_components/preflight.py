@@ -15,17 +15,23 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybridmim_components.data.volumes import inspect_volumes
+import ignite.distributed as idist
+from torch import nn
+
+from hybridmim_components.data.inspection import inspect_volumes
+from hybridmim_components.data.volumes import VolumeRules, image_files
+from hybridmim_components.networks.backbones import check_crop_size
 from hybridmim_components.weights import read_recipe, recipe_differences, seen_volumes
 
 __all__ = ["check_evaluation", "check_pretraining", "check_training"]
 
 logger = logging.getLogger(__name__)
 Items = Sequence[Mapping[str, Any]]
+Digests = Mapping[tuple[str, ...], Sequence[str]]
 
 
 def check_pretraining(
@@ -38,7 +44,9 @@ def check_pretraining(
     pretraining_recipe: Mapping[str, Any] | None = None,
     allow_seen: bool = False,
     num_workers: int = 2,
-) -> list[str]:
+    rules: VolumeRules | None = None,
+    skip_unreadable: bool = False,
+) -> dict[str, list[Any]]:
     """Check a pre-training run.
 
     Args:
@@ -51,9 +59,12 @@ def check_pretraining(
         pretraining_recipe: recipe of the weights that this run starts from: what they have seen counts too.
         allow_seen: warn instead of refusing when a held-out volume is among those of pre-training.
         num_workers: threads that read the volumes.
+        rules: what the volumes must be.
+        skip_unreadable: log unusable volumes and go on without them, instead of raising.
 
     Returns:
-        Fingerprints of every volume that pre-training sees, for the recipe of its weights.
+        ``training`` and ``validation``, the items that can be used, and ``fingerprints`` of every volume that
+        pre-training sees, for the recipe of its weights.
 
     Raises:
         ValueError: names the setting or the volumes that are wrong.
@@ -68,16 +79,23 @@ def check_pretraining(
             f"crops_per_volume {crops_per_volume}: raise batch_size, lower crops_per_volume, "
             "set same_volume_negatives to true, or set contrast_weight to 0"
         )
-    if len(lists["training"]) < volumes_per_batch:
+    items = [item for name in ("training", "validation", "held_out") for item in lists[name]]
+    cache_file = Path(output_dir) / "volumes.json"
+    digests = inspect_volumes(items, cache_file, num_workers, rules, skip_unreadable)
+    usable = {name: [item for item in lists[name] if image_files(item["image"]) in digests] for name in lists}
+    _require_one_per_process(usable["validation"], "validation")
+    processes = idist.get_world_size()
+    if len(usable["training"]) < volumes_per_batch * processes:
         raise ValueError(
-            f"a batch of {batch_size} crops needs {volumes_per_batch} training volumes, got {len(lists['training'])}: "
-            "lower batch_size, raise crops_per_volume, or add volumes"
+            f"a batch of {batch_size} crops needs {volumes_per_batch} training volumes for each of {processes} "
+            f"process(es), got {len(usable['training'])}: lower batch_size, raise crops_per_volume, or add volumes"
         )
-    seen_items = [*lists["training"], *lists["validation"]]
-    digests = inspect_volumes([*seen_items, *lists["held_out"]], Path(output_dir) / "volumes.json", num_workers)
-    seen = {digests[item["image"]] for item in seen_items} | seen_volumes(pretraining_recipe or {})
-    _refuse_seen(lists["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training")
-    return sorted(seen)
+    if not usable["validation"]:
+        raise ValueError("pre-training needs at least 1 volume to validate on, got none that can be used")
+    seen = _digests_of([*usable["training"], *usable["validation"]], digests)
+    seen |= seen_volumes(pretraining_recipe or {})
+    _refuse_seen(usable["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training")
+    return {"training": usable["training"], "validation": usable["validation"], "fingerprints": sorted(seen)}
 
 
 def check_training(
@@ -87,7 +105,9 @@ def check_training(
     batch_size: int,
     crops_per_volume: int,
     pretraining_recipe: Mapping[str, Any],
-    num_classes: int,
+    network: nn.Module,
+    roi_size: Sequence[int],
+    rules: VolumeRules | None = None,
     allow_seen: bool = False,
     num_workers: int = 2,
 ) -> dict[str, list[str]]:
@@ -102,7 +122,9 @@ def check_training(
         batch_size: crops per batch.
         crops_per_volume: crops drawn from a volume at a time.
         pretraining_recipe: recipe of the pre-trained weights, empty when training from scratch.
-        num_classes: label values are 0..num_classes - 1.
+        network: the segmentation network.
+        roi_size: voxels of a crop.
+        rules: what images and labels must be.
         allow_seen: warn instead of refusing when pre-training has seen a validation volume.
         num_workers: threads that read the volumes.
 
@@ -115,14 +137,17 @@ def check_training(
     """
     _require_writable(output_dir)
     _volumes_per_batch(batch_size, crops_per_volume)
+    check_crop_size(network, roi_size)
     if not training:
         raise ValueError("training needs at least 1 labelled case, got none")
-    digests = inspect_volumes([*training, *validation], Path(output_dir) / "volumes.json", num_workers, num_classes)
+    _require_one_per_process(training, "training")
+    _require_one_per_process(validation, "validation")
+    digests = inspect_volumes([*training, *validation], Path(output_dir) / "volumes.json", num_workers, rules)
     seen = seen_volumes(pretraining_recipe)
     managed = any("case_id" not in item for item in training)
-    trained = {item["image"] for item in training}
-    held_out = [item for item in validation if item["image"] not in trained]
-    own = {digests[path] for path in trained}
+    trained = {image_files(item["image"]) for item in training}
+    held_out = [item for item in validation if image_files(item["image"]) not in trained]
+    own = _digests_of(training, digests)
     _refuse_seen(held_out, digests, seen, allow_seen or managed, "was seen by pre-training")
     _refuse_seen(held_out, digests, own, allow_seen or managed, "is among the training cases")
     return {"training_volumes": sorted(own), "pretraining_volumes": sorted(seen)}
@@ -132,8 +157,10 @@ def check_evaluation(
     validation: Items,
     output_dir: str | Path,
     model_path: str | Path,
-    fold: int | str,
-    num_classes: int,
+    fold: int | str | Sequence[str],
+    network: nn.Module,
+    roi_size: Sequence[int],
+    rules: VolumeRules | None = None,
     settings: Mapping[str, Any] | None = None,
     allow_seen: bool = False,
     num_workers: int = 2,
@@ -145,7 +172,9 @@ def check_evaluation(
         output_dir: folder of the figures.
         model_path: fine-tuned weights, with their recipe beside them.
         fold: the split; with ``all`` the figures are marked as training figures.
-        num_classes: label values are 0..num_classes - 1.
+        network: the segmentation network.
+        roi_size: voxels of a sliding window.
+        rules: what images and labels must be.
         settings: pre-processing of the evaluation; a difference to that of training is a warning.
         allow_seen: warn instead of refusing.
         num_workers: threads that read the volumes.
@@ -159,6 +188,7 @@ def check_evaluation(
         OSError: when ``output_dir`` cannot be written.
     """
     _require_writable(output_dir)
+    check_crop_size(network, roi_size)
     if not Path(model_path).is_file():
         raise FileNotFoundError(f"no weights at {model_path}: run configs/train.json first, or set ckpt_dir")
     recipe = read_recipe(model_path)
@@ -166,8 +196,9 @@ def check_evaluation(
         logger.warning("%s has no recipe beside it: what it has seen is unknown", model_path)
     for difference in recipe_differences(recipe, settings or {}):
         logger.warning("The weights were trained with other settings: %s", difference)
-    digests = inspect_volumes(validation, Path(output_dir) / "volumes.json", num_workers, num_classes)
-    if fold == "all":
+    _require_one_per_process(validation, "evaluation")
+    digests = inspect_volumes(validation, Path(output_dir) / "volumes.json", num_workers, rules)
+    if isinstance(fold, str) and fold == "all":
         logger.warning("fold is 'all': the figures are of training cases, and are marked so")
         return "training"
     leaked = [
@@ -186,6 +217,14 @@ def _volumes_per_batch(batch_size: int, crops_per_volume: int) -> int:
     return batch_size // crops_per_volume
 
 
+def _require_one_per_process(items: Items, purpose: str) -> None:
+    if items and len(items) < idist.get_world_size():
+        raise ValueError(
+            f"{purpose} needs at least one volume per process, got {len(items)} for {idist.get_world_size()} "
+            "processes: start fewer processes, or give it more volumes (fold, val_fraction)"
+        )
+
+
 def _require_writable(output_dir: str | Path) -> None:
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -195,9 +234,13 @@ def _require_writable(output_dir: str | Path) -> None:
         raise OSError(f"output_dir must be a folder that can be written, got {output_dir}: {error}") from error
 
 
-def _refuse_seen(items: Items, digests: Mapping[str, str], seen: Iterable[str], allowed: bool, what: str) -> bool:
-    """Whether any item was seen; raises unless that is allowed."""
-    leaks = sorted(str(item["image"]) for item in items if digests[item["image"]] in set(seen))
+def _digests_of(items: Items, digests: Digests) -> set[str]:
+    return {digest for item in items for digest in digests[image_files(item["image"])]}
+
+
+def _refuse_seen(items: Items, digests: Digests, seen: set[str], allowed: bool, what: str) -> bool:
+    """Whether any item was seen, be it one of its modalities; raises unless that is allowed."""
+    leaks = sorted(", ".join(image_files(item["image"])) for item in items if _digests_of([item], digests) & seen)
     if not leaks:
         return False
     message = f"{len(leaks)} held-out volume(s) cannot be evaluated on: the same image {what}: " + ", ".join(leaks)

@@ -18,8 +18,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.networks.nets import BasicUNet, SwinUNETR
 
-from hybridmim_components.data import fingerprint, read_volume
+from hybridmim_components.data import VolumeRules, fingerprint, read_volume
 from hybridmim_components.preflight import check_evaluation, check_pretraining, check_training
 
 
@@ -46,11 +47,13 @@ def lists(tmp_path: Path) -> dict[str, list[dict[str, str]]]:
     return {part: [{"image": p} for p in names] for part, names in parts.items()}
 
 
+NETWORK = {"network": BasicUNet(features=(4, 4, 4, 4, 4, 4)), "roi_size": (32, 32, 32)}
+NETWORK["rules"] = VolumeRules(label_values=(0, 1))
 RUN = {"batch_size": 4, "crops_per_volume": 2, "contrast_weight": 0.1}
 
 
 def test_recipe_lists_what_training_and_validation_see_and_no_names(tmp_path: Path, lists: dict) -> None:
-    seen = check_pretraining(lists, tmp_path / "out", **RUN)
+    seen = check_pretraining(lists, tmp_path / "out", **RUN)["fingerprints"]
     expected = {fingerprint(read_volume(i["image"])) for part in ("training", "validation") for i in lists[part]}
     assert set(seen) == expected and len(seen) == 5
     assert all(len(s) == 64 and set(s) <= set("0123456789abcdef") for s in seen)
@@ -70,7 +73,7 @@ def test_a_renamed_copy_of_a_held_out_case_stops_pretraining(tmp_path: Path, lis
         ({"batch_size": 2}, "at least 2 volumes in a batch, got batch_size 2 with crops_per_volume 2"),
         ({"batch_size": 1, "crops_per_volume": 1}, "at least 2 volumes in a batch, got batch_size 1"),
         ({"batch_size": 1, "crops_per_volume": 1, "same_volume_negatives": True}, "at least 2 volumes in a batch"),
-        ({"batch_size": 10}, "a batch of 10 crops needs 5 training volumes, got 4"),
+        ({"batch_size": 10}, "a batch of 10 crops needs 5 training volumes for each of 1 process.es., got 4"),
     ],
 )
 def test_batches_that_cannot_work_are_refused(tmp_path: Path, lists: dict, settings: dict, message: str) -> None:
@@ -98,7 +101,7 @@ def training_arguments(tmp_path: Path, recipe: dict) -> dict:
         "batch_size": 4,
         "crops_per_volume": 2,
         "pretraining_recipe": recipe,
-        "num_classes": 2,
+        **NETWORK,
     }
 
 
@@ -141,7 +144,7 @@ def test_the_record_of_what_was_seen_survives_chains_of_weights(tmp_path: Path, 
     with pytest.raises(ValueError, match="is among the volumes of pre-training"):
         check_pretraining(lists, tmp_path / "out", **RUN, pretraining_recipe=earlier)
     other = check_pretraining({**lists, "held_out": []}, tmp_path / "out", **RUN, pretraining_recipe=earlier)
-    assert earlier[key][0] in other
+    assert earlier[key][0] in other["fingerprints"]
     arguments = training_arguments(tmp_path, {})
     earlier = {key: [fingerprint(read_volume(arguments["validation"][0]["image"]))]}
     with pytest.raises(ValueError, match="was seen by pre-training"):
@@ -175,20 +178,66 @@ def test_evaluation_refuses_seen_cases_unless_told(tmp_path: Path, key: str, wha
     model.touch()
     model.with_suffix(".json").write_text(json.dumps({key: [fingerprint(read_volume(cases[1]["image"]))]}))
     with pytest.raises(ValueError, match=f"{what}: .*spleen_1.nii.gz"):
-        check_evaluation(cases, tmp_path / "out", model, 0, 2)
-    assert check_evaluation(cases, tmp_path / "out", model, 0, 2, allow_seen=True) == "seen"
-    assert check_evaluation(cases, tmp_path / "out", model, "all", 2) == "training"
-    assert check_evaluation(cases[:1], tmp_path / "out", model, 0, 2) == "validation"
+        check_evaluation(cases, tmp_path / "out", model, 0, **NETWORK)
+    assert check_evaluation(cases, tmp_path / "out", model, 0, **NETWORK, allow_seen=True) == "seen"
+    assert check_evaluation(cases, tmp_path / "out", model, "all", **NETWORK) == "training"
+    assert check_evaluation(cases[:1], tmp_path / "out", model, 0, **NETWORK) == "validation"
 
 
 def test_evaluation_without_weights_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no weights at .*model.pt: run configs/train.json first"):
-        check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", tmp_path / "model.pt", 0, 2)
+        check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", tmp_path / "model.pt", 0, **NETWORK)
 
 
 def test_evaluation_warns_of_another_preprocessing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = tmp_path / "model.pt"
     model.touch()
     model.with_suffix(".json").write_text(json.dumps({"spacing": [1.5, 1.5, 2.0], "seed": 1}))
-    check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", model, 0, 2, {"spacing": (3, 3, 3), "roi_size": [1]})
+    check_evaluation(
+        [case(tmp_path, 0, 0)], tmp_path / "out", model, 0, **NETWORK, settings={"spacing": (3, 3, 3), "roi_size": [1]}
+    )
     assert "other settings: spacing was [1.5, 1.5, 2.0], is [3, 3, 3]" in caplog.text
+
+
+def test_unreadable_volumes_are_skipped_on_request_alone(
+    tmp_path: Path, lists: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Path(lists["training"][0]["image"])
+    broken.write_bytes(b"no NIfTI")
+    with pytest.raises(ValueError, match=f"1 of 6 volume.s. cannot be used:.*\n.*{broken}"):
+        check_pretraining(lists, tmp_path / "out", **{**RUN, "batch_size": 2, "contrast_weight": 0})
+    with caplog.at_level(logging.WARNING):
+        usable = check_pretraining(
+            lists, tmp_path / "out", **{**RUN, "batch_size": 2, "contrast_weight": 0}, skip_unreadable=True
+        )
+    assert usable["training"] == lists["training"][1:] and usable["validation"] == lists["validation"]
+    assert f"cannot read the image {broken}" in caplog.text
+    with pytest.raises(
+        ValueError, match="a batch of 8 crops needs 4 training volumes for each of 1 process.es., got 3"
+    ):
+        check_pretraining(lists, tmp_path / "out", **{**RUN, "batch_size": 8}, skip_unreadable=True)
+
+
+def test_crops_that_the_network_cannot_take_are_refused(tmp_path: Path) -> None:
+    arguments = training_arguments(tmp_path, {})
+    swin = SwinUNETR(in_channels=1, out_channels=2, feature_size=12)
+    for network, roi_size, message in [
+        (swin, (80, 96, 96), r"roi_size must be a multiple of SwinUNETR's total stride 32, got \[80, 96, 96\]"),
+        (swin, (32, 32, 32), "roi_size must give SwinUNETR a bottleneck of more than one voxel"),
+        (arguments["network"], (16, 16, 16), "roi_size must give BasicUNet a bottleneck of more than one voxel"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            check_training(**{**arguments, "network": network, "roi_size": roi_size})
+    check_training(**{**arguments, "network": swin, "roi_size": (64, 32, 32)})
+    check_training(**{**arguments, "roi_size": (40, 16, 16)})
+
+
+def test_processes_need_a_volume_each(tmp_path: Path, lists: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="validation needs at least one volume per process, got 1 for 2 processes"):
+        check_pretraining(lists, tmp_path / "out", **RUN)
+    two = {**lists, "validation": lists["training"][:2], "training": lists["training"][2:]}
+    with pytest.raises(ValueError, match="needs 2 training volumes for each of 2 process.es., got 2"):
+        check_pretraining(two, tmp_path / "out", **RUN)
+    with pytest.raises(ValueError, match="validation needs at least one volume per process"):
+        check_training(**training_arguments(tmp_path, {}))

@@ -14,15 +14,18 @@
 from __future__ import annotations
 
 from hybridmim_components.data.caching import CACHES, make_dataset
-from hybridmim_components.data.datasets import DATASETS, read_cases
+from hybridmim_components.data.datasets import DATASETS, find_cases, read_cases
+from hybridmim_components.data.inspection import inspect_volumes
 from hybridmim_components.data.lists import finetuning_lists, pretraining_lists
 from hybridmim_components.data.splits import split_cases
 from hybridmim_components.data.unlabelled import find_volumes
-from hybridmim_components.data.volumes import fingerprint, inspect_volumes, read_volume
+from hybridmim_components.data.volumes import VolumeRules, fingerprint, read_volume
 
 __all__ = [
     "CACHES",
     "DATASETS",
+    "VolumeRules",
+    "find_cases",
     "find_volumes",
     "fingerprint",
     "finetuning_lists",

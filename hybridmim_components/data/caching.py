@@ -67,7 +67,8 @@ def hash_item(item: Mapping[str, Any]) -> bytes:
     """Hash of an item that changes with the files it names, so that a replaced file is never served from the cache."""
     parts = []
     for key in sorted(item):
-        path = Path(str(item[key]))
-        state = path.stat() if isinstance(item[key], (str, Path)) and path.is_file() else None
-        parts.append((key, str(item[key]), (state.st_size, state.st_mtime_ns) if state else None))
+        values = item[key] if isinstance(item[key], (list, tuple)) else [item[key]]
+        for value in values:
+            state = Path(value).stat() if isinstance(value, (str, Path)) and Path(value).is_file() else None
+            parts.append((key, str(value), (state.st_size, state.st_mtime_ns) if state else None))
     return hashlib.sha256(repr(parts).encode()).hexdigest().encode()

@@ -9,80 +9,115 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The labelled data sets of the bundles, read in the layout in which they are published."""
+
+"""The labelled data sets of the bundles by name: layout, labels, and the split in common use."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-__all__ = ["DATASETS", "case_id_of", "find_nifti", "read_cases"]
+from hybridmim_components.data.layouts import Case, Found, brats2020, btcv, msd
 
-DATASETS = ("msd_spleen",)
-_SUFFIXES = (".nii.gz", ".nii")
+__all__ = ["DATASETS", "LabelledDataset", "dataset_of", "find_cases", "label_names", "read_cases"]
 
 
-def case_id_of(path: str | Path) -> str:
-    """Name of a NIfTI file without its suffix."""
-    name = Path(path).name
-    return next((name[: -len(s)] for s in _SUFFIXES if name.endswith(s)), name)
+@dataclass(frozen=True)
+class LabelledDataset:
+    """What is known of a data set before its files are opened.
+
+    Attributes:
+        read: lists the cases of a folder.
+        label_names: names by label value; None: the folder's dataset.json tells.
+        modalities: sequences of one case; empty where images have one channel.
+        standard_validation: validation cases of the split that publications use, which is ``fold: standard``.
+        zero_background: whether voxels outside the body must be 0.
+    """
+
+    read: Callable[..., Found]
+    label_names: dict[int, str] | None = None
+    modalities: tuple[str, ...] = ()
+    standard_validation: tuple[str, ...] = ()
+    zero_background: bool = False
 
 
-def find_nifti(folder: Path) -> dict[str, Path]:
-    """NIfTI files of one folder by case id. Hidden files are passed over: MSD's archives hold macOS's ``._*`` copies.
+_ORGANS = (
+    "background, spleen, right kidney, left kidney, gallbladder, oesophagus, liver, stomach, aorta, "
+    "inferior vena cava, portal and splenic veins, pancreas, right adrenal gland, left adrenal gland"
+)
+DATASETS = {
+    "brats2020": LabelledDataset(
+        brats2020.read,
+        {0: "background", 1: "necrotic and non-enhancing tumour core", 2: "oedema", 4: "enhancing tumour"},
+        modalities=brats2020.MODALITIES,
+        zero_background=True,
+    ),
+    "btcv": LabelledDataset(
+        btcv.read, dict(enumerate(_ORGANS.split(", "))), standard_validation=btcv.STANDARD_VALIDATION
+    ),
+    "msd_liver": LabelledDataset(msd.read, {0: "background", 1: "liver", 2: "tumour"}),
+    "msd_spleen": LabelledDataset(msd.read, {0: "background", 1: "spleen"}),
+}
+
+
+def dataset_of(name: str) -> LabelledDataset:
+    """Look a data set up; any other name that starts with ``msd_`` stands for a folder in MSD's layout.
 
     Raises:
-        FileNotFoundError: when the folder does not exist.
-        ValueError: when two files have one case id.
+        ValueError: when the name is unknown.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.endswith(_SUFFIXES):
-            continue
-        case_id = case_id_of(path)
-        if case_id in found:
-            raise ValueError(f"two files of case {case_id} in {folder}: {found[case_id].name} and {path.name}")
-        found[case_id] = path
-    return found
+    if name in DATASETS:
+        return DATASETS[name]
+    if name.startswith("msd_"):
+        return LabelledDataset(msd.read)
+    raise ValueError(f"dataset must be one of {tuple(DATASETS)} or msd_NAME for another task of MSD, got {name!r}")
 
 
-def read_cases(dataset: str, dataset_dir: str | Path) -> list[dict[str, Any]]:
-    """List the labelled cases of a data set, image and label paired by case id.
+def label_names(dataset: str, dataset_dir: str | Path) -> dict[int, str]:
+    """Names by label value, background included; of another task of MSD they stand in the folder's dataset.json.
+
+    Raises:
+        ValueError: when the data set is unknown, or dataset.json has no labels.
+    """
+    return dataset_of(dataset).label_names or msd.label_names(Path(dataset_dir))
+
+
+def find_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None = None) -> Found:
+    """List the complete cases of a folder, and what is wrong with the others.
 
     Args:
-        dataset: one of ``DATASETS``.
-        dataset_dir: folder of the unpacked download; ``msd_spleen`` is Task09 of the Medical Segmentation Decathlon
-            (``imagesTr``, ``labelsTr``), http://medicaldecathlon.com.
+        dataset: name of the data set, see :func:`dataset_of`.
+        dataset_dir: folder of the unpacked download.
+        modalities: sequences to use, for a data set that has several; None: all.
+
+    Raises:
+        ValueError: when the data set is unknown, has no modalities to choose from, or two files bear one name.
+        FileNotFoundError: when the folder, or a part of its layout, does not exist.
+    """
+    known, root = dataset_of(dataset), Path(dataset_dir)
+    if modalities is not None and not known.modalities:
+        raise ValueError(f"{dataset} has no modalities to choose from, got modalities {list(modalities)}")
+    if modalities is not None and (not modalities or len(set(modalities)) < len(modalities)):
+        raise ValueError(f"modalities must be different names, at least one, got {list(modalities)}")
+    if not root.is_dir():
+        raise FileNotFoundError(f"dataset_dir must be an existing folder, got {root}")
+    read = partial(known.read, modalities=tuple(modalities)) if modalities is not None else known.read
+    return read(root)
+
+
+def read_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None = None) -> list[Case]:
+    """List the labelled cases of a data set, image and label paired by case id; arguments as of :func:`find_cases`.
 
     Returns:
         Dictionaries with ``case_id``, ``image`` and ``label``, sorted by case id.
 
     Raises:
-        ValueError: when the data set is unknown, or an image or a label has no counterpart.
-        FileNotFoundError: when the folder, or a part of its layout, does not exist.
+        ValueError: as :func:`find_cases`, and when a case is incomplete.
+        FileNotFoundError: as :func:`find_cases`.
     """
-    if dataset not in DATASETS:
-        raise ValueError(f"dataset must be one of {DATASETS}, got {dataset!r}")
-    root = Path(dataset_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"dataset_dir must be an existing folder, got {root}")
-    return _read_msd(root)
-
-
-def _read_msd(root: Path) -> list[dict[str, Any]]:
-    for folder in ("imagesTr", "labelsTr"):
-        if not (root / folder).is_dir():
-            inner = next((p.parent for p in sorted(root.glob(f"*/{folder}"))), None)
-            hint = f"; did you mean {inner}?" if inner else ""
-            raise FileNotFoundError(f"dataset_dir must hold imagesTr and labelsTr, {folder} is not in {root}{hint}")
-    images, labels = find_nifti(root / "imagesTr"), find_nifti(root / "labelsTr")
-    if not images:
-        raise FileNotFoundError(f"no .nii.gz or .nii file in {root / 'imagesTr'}")
-    unlabelled, orphans = sorted(images.keys() - labels.keys()), sorted(labels.keys() - images.keys())
-    if unlabelled:
-        raise ValueError(f"no label in {root / 'labelsTr'} for {', '.join(unlabelled)}")
-    if orphans:
-        raise ValueError(f"no image in {root / 'imagesTr'} for the label of {', '.join(orphans)}")
-    return [{"case_id": c, "image": str(images[c]), "label": str(labels[c])} for c in sorted(images)]
+    found = find_cases(dataset, dataset_dir, modalities)
+    if found.problems:
+        raise ValueError("; ".join(found.problems))
+    return found.cases

@@ -19,23 +19,29 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybridmim_components.data.datasets import read_cases
-from hybridmim_components.data.splits import hold_out, split_cases
+from hybridmim_components.data.datasets import dataset_of, read_cases
+from hybridmim_components.data.splits import Split, hold_out, split_cases
 from hybridmim_components.data.unlabelled import find_volumes
+from hybridmim_components.data.volumes import image_files
 
 __all__ = ["finetuning_lists", "pretraining_lists"]
 
 
 def finetuning_lists(
-    dataset: str, dataset_dir: str, fold: int | str = 0, label_fraction: float = 1.0, split_seed: int = 0
+    dataset: str,
+    dataset_dir: str,
+    fold: int | str | Sequence[str] = 0,
+    label_fraction: float = 1.0,
+    split_seed: int = 0,
+    modalities: Sequence[str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Labelled cases of ``training`` and ``validation``, see :func:`.datasets.read_cases` and :func:`.split_cases`.
 
     Returns:
         Two lists of dictionaries with ``case_id``, ``image`` and ``label``.
     """
-    cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir)}
-    split = split_cases(list(cases), fold, split_seed, label_fraction)
+    cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir, modalities)}
+    split = _split(dataset, list(cases), fold, split_seed, label_fraction)
     return {"training": [cases[i] for i in split.training], "validation": [cases[i] for i in split.validation]}
 
 
@@ -43,9 +49,10 @@ def pretraining_lists(
     dataset: str,
     dataset_dir: str | None,
     unlabelled_dirs: str | Sequence[str] = (),
-    fold: int | str = 0,
+    fold: int | str | Sequence[str] = 0,
     val_fraction: float = 0.1,
     split_seed: int = 0,
+    modalities: Sequence[str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Volumes of ``training`` and ``validation`` for pre-training.
 
@@ -59,47 +66,62 @@ def pretraining_lists(
         fold: the fold that fine-tuning will use; its validation cases are never seen.
         val_fraction: share of the volumes that validates pre-training.
         split_seed: seed of both splits.
+        modalities: sequences to use, for a data set that has several; None: all.
 
     Returns:
-        Lists of dictionaries with ``image`` (path) and, for ``training`` and ``validation``, ``volume`` (a number).
-        ``held_out`` are the images of the fold's validation cases, which :func:`.preflight.check_pretraining` compares
-        with the others: a renamed copy in ``unlabelled_dirs`` would be a leak.
+        Lists of dictionaries with ``image`` (a path, or one per modality) and, for ``training`` and ``validation``,
+        ``volume`` (a number). ``held_out`` are the images of the fold's validation cases, which
+        :func:`.preflight.check_pretraining` compares with the others: a renamed copy in ``unlabelled_dirs`` would be a
+        leak.
 
     Raises:
         ValueError: when no folder is given or an argument is out of range.
     """
-    labelled = read_cases(dataset, dataset_dir) if dataset_dir else []
+    labelled = read_cases(dataset, dataset_dir, modalities) if dataset_dir else []
     if not labelled and not unlabelled_dirs:
         raise ValueError("pre-training needs volumes: set dataset_dir, unlabelled_dirs, or both")
-    images: dict[str, str] = {}
-    held_out: set[str] = set()
+    images: dict[str, str | list[str]] = {}
+    held_out: list[str | list[str]] = []
     if labelled:
-        cases = {case["case_id"]: str(Path(case["image"]).resolve()) for case in labelled}
-        split = split_cases(list(cases), fold, split_seed)
-        held_out = {cases[i] for i in split.validation} - {cases[i] for i in split.training}
+        cases = {case["case_id"]: _resolved(case["image"]) for case in labelled}
+        split = _split(dataset, list(cases), fold, split_seed)
+        held_out = [cases[i] for i in sorted(set(split.validation) - set(split.training))]
         images = {i: cases[i] for i in split.training}
-    known = held_out | set(images.values())
-    for name, path in _unlabelled(unlabelled_dirs, taken=images).items():
-        if path not in known:
-            images[name] = path
-            known.add(path)
+    known = {path for image in (*held_out, *images.values()) for path in image_files(image)}
+    modalities = modalities or dataset_of(dataset).modalities or None
+    for name, image in _unlabelled(unlabelled_dirs, modalities, taken=images).items():
+        if known.isdisjoint(image_files(image)):
+            images[name] = image
+            known.update(image_files(image))
     own = hold_out(list(images), val_fraction, split_seed)
     # from the name alone: a further volume leaves the others their numbers, and so their validation masks
     number = {i: int(hashlib.sha256(i.encode()).hexdigest()[:12], 16) for i in images}
     return {
         "training": [{"image": images[i], "volume": number[i]} for i in own.training],
         "validation": [{"image": images[i], "volume": number[i]} for i in own.validation],
-        "held_out": [{"image": path} for path in sorted(held_out)],
+        "held_out": [{"image": image} for image in held_out],
     }
 
 
-def _unlabelled(folders: str | Sequence[str], taken: Collection[str]) -> dict[str, str]:
-    """Paths by names that do not depend on where the folders are mounted, and that no case bears."""
-    named: dict[str, str] = {}
+def _split(
+    dataset: str, ids: Sequence[str], fold: int | str | Sequence[str], seed: int, label_fraction: float = 1.0
+) -> Split:
+    return split_cases(ids, fold, seed, label_fraction, dataset_of(dataset).standard_validation)
+
+
+def _resolved(image: str | Sequence[str]) -> str | list[str]:
+    return str(Path(image).resolve()) if isinstance(image, str) else [str(Path(path).resolve()) for path in image]
+
+
+def _unlabelled(
+    folders: str | Sequence[str], modalities: Sequence[str] | None, taken: Collection[str]
+) -> dict[str, str | list[str]]:
+    """Images by names that do not depend on where the folders are mounted, and that no case bears."""
+    named: dict[str, str | list[str]] = {}
     for folder in [folders] if isinstance(folders, str) else folders:
-        for path in find_volumes(folder) if folder else []:
-            name = os.path.relpath(path, Path(folder).resolve())
+        for image in find_volumes(folder, modalities) if folder else []:
+            name = os.path.relpath(image_files(image)[0], Path(folder).resolve())
             while name in named or name in taken:
                 name += "'"
-            named[name] = path
+            named[name] = image
     return named

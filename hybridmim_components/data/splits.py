@@ -14,12 +14,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 __all__ = ["NUM_FOLDS", "Split", "hold_out", "shuffled", "split_cases"]
 
 NUM_FOLDS = 5
+
+logger = logging.getLogger(__name__)
 
 
 class Split(NamedTuple):
@@ -43,16 +46,24 @@ def shuffled(ids: Sequence[str], seed: int) -> list[str]:
     return sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
 
 
-def split_cases(ids: Sequence[str], fold: int | str = 0, seed: int = 0, label_fraction: float = 1.0) -> Split:
+def split_cases(
+    ids: Sequence[str],
+    fold: int | str | Sequence[str] = 0,
+    seed: int = 0,
+    label_fraction: float = 1.0,
+    standard_validation: Sequence[str] = (),
+) -> Split:
     """Split cases into training and validation.
 
     Args:
         ids: all case ids.
-        fold: 0..4 of a 5-fold cross-validation, or ``all``: every case is in training and in validation, so that
+        fold: 0..4 of a 5-fold cross-validation; ``standard``: the split that publications use, where the data set has
+            one; a list of case ids to validate on; or ``all``: every case is in training and in validation, so that
             validation figures are training figures.
         seed: seed of the split; independent of a run's own seed, so that repeats share their split.
         label_fraction: share of the training cases to keep, in (0, 1], at least one; a smaller share is a subset of
             a larger one of the same seed and fold.
+        standard_validation: validation cases of the standard split; every other case is for training.
 
     Returns:
         Training and validation ids.
@@ -60,20 +71,39 @@ def split_cases(ids: Sequence[str], fold: int | str = 0, seed: int = 0, label_fr
     Raises:
         ValueError: when an argument is out of range or a part of the split would be empty.
     """
-    if fold != "all" and (isinstance(fold, bool) or fold not in range(NUM_FOLDS)):
-        raise ValueError(f"fold must be 'all' or one of 0..{NUM_FOLDS - 1}, got {fold!r}")
+    held_out = _held_out_by_name(ids, fold, standard_validation)
     if not 0 < label_fraction <= 1:
         raise ValueError(f"label_fraction must be in (0, 1], got {label_fraction}")
     order = shuffled(ids, seed)
-    if fold == "all":
+    if isinstance(fold, str) and fold == "all":
         training, validation = order, order
     else:
-        validation = order[int(fold) :: NUM_FOLDS]
+        validation = order[int(str(fold)) :: NUM_FOLDS] if held_out is None else [i for i in order if i in held_out]
         training = [i for i in order if i not in set(validation)]
     if not training or not validation:
-        raise ValueError(f"fold {fold} of {NUM_FOLDS} is empty with {len(order)} case(s): set fold to 'all'")
+        raise ValueError(f"fold {fold} is empty with {len(order)} case(s): set fold to 0..{NUM_FOLDS - 1} or 'all'")
     kept = training[: max(1, round(label_fraction * len(training)))]
     return Split(kept, kept if fold == "all" else validation)
+
+
+def _held_out_by_name(
+    ids: Sequence[str], fold: int | str | Sequence[str], standard_validation: Sequence[str]
+) -> set[str] | None:
+    """Validation cases of a fold that names them; None for a numbered fold and for ``all``."""
+    if isinstance(fold, (list, tuple)):
+        unknown = sorted(set(fold) - set(ids))
+        if unknown or not fold:
+            raise ValueError(f"fold must list cases of the data set to validate on, got {unknown or 'none'}")
+        return set(fold)
+    if fold == "standard" and standard_validation:
+        absent = sorted(set(standard_validation) - set(ids))
+        if absent and len(absent) < len(standard_validation):
+            logger.warning("The standard split lacks %s: figures are not those of others", ", ".join(absent))
+        return set(standard_validation)
+    if fold != "all" and (isinstance(fold, bool) or fold not in range(NUM_FOLDS)):
+        names = "'all' or 'standard'" if standard_validation else "'all'"
+        raise ValueError(f"fold must be {names}, one of 0..{NUM_FOLDS - 1}, or a list of case ids, got {fold!r}")
+    return None
 
 
 def hold_out(ids: Sequence[str], fraction: float, seed: int) -> Split:

@@ -9,63 +9,129 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Reading each volume once before training: is it usable, and what is its fingerprint."""
+
+"""Reading one volume and its label: is it usable, and what is its fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
 
-from hybridmim_components.files import write_text
+__all__ = ["Image", "VolumeRules", "check_label", "fingerprint", "image_files", "read_volume"]
 
-__all__ = ["check_label", "fingerprint", "inspect_volumes", "read_volume"]
-
-logger = logging.getLogger(__name__)
-
+Image = str | Path | Sequence[str]
+"""A file, the folder of a DICOM series, or one file per modality."""
 AFFINE_TOLERANCE = 0.01
 
 
-def read_volume(path: str, kind: str = "image") -> MetaTensor:
+@dataclass(frozen=True)
+class VolumeRules:
+    """What volumes of a data set must be.
+
+    Attributes:
+        channels: number of channels of an image: its modalities.
+        zero_background: a constant background must be 0, since normalisation knows the brain by not being 0.
+        label_values: the values that a label may hold; None: any whole numbers.
+    """
+
+    channels: int = 1
+    zero_background: bool = False
+    label_values: Sequence[int] | None = None
+
+
+def image_files(image: Image) -> tuple[str, ...]:
+    """Paths of an image: one, or one per modality."""
+    return (str(image),) if isinstance(image, (str, Path)) else tuple(str(path) for path in image)
+
+
+def read_volume(image: Image, kind: str = "image", rules: VolumeRules | None = None) -> MetaTensor:
     """Read a volume as (C, H, W, D) in RAS and refuse what no network can use.
 
     Args:
-        path: file, or folder of a DICOM series.
+        image: file, folder of a DICOM series, or one file per modality, which become the channels.
         kind: ``image`` or ``label``, for the messages.
+        rules: what an image must be; default: one channel.
 
     Returns:
-        The volume with its affine in mm.
+        The volume with its affine in mm, as the first file has it.
 
     Raises:
         FileNotFoundError: when there is no such file or folder.
-        ValueError: when it cannot be read, is not 3D, is empty, or holds NaN or infinite voxels.
+        ValueError: when it cannot be read, has not the right channels, is empty or constant, holds NaN or infinite
+            voxels, or its modalities do not lie on one grid.
     """
+    rules = rules or VolumeRules()
+    paths = image_files(image)
+    if len(paths) == 1:
+        volume = _read_file(paths[0], kind, rules.channels)
+    elif len(paths) != rules.channels:
+        raise ValueError(f"image must have {rules.channels} channel(s), got {len(paths)} files: {', '.join(paths)}")
+    else:
+        parts = [_read_file(path, kind, channels=1) for path in paths]
+        for path, part in zip(paths[1:], parts[1:], strict=True):
+            _require_same_grid(parts[0], part, "a modality", f"{path}, other than {Path(paths[0]).name}")
+        volume = cast(MetaTensor, torch.cat(tuple(parts)))
+    if kind == "image":
+        for channel, plain in enumerate(volume.as_tensor()):
+            _check_channel(np.asarray(plain), paths[min(channel, len(paths) - 1)], rules)
+    return volume
+
+
+def _read_file(path: str, kind: str, channels: int) -> MetaTensor:
     if not Path(path).exists():
         raise FileNotFoundError(f"no {kind} {path}")
     try:
-        image = LoadImage(image_only=True, ensure_channel_first=True)(path)
+        volume = LoadImage(image_only=True, ensure_channel_first=True)(path)
     except Exception as error:  # each reader has its own exceptions
         raise ValueError(f"cannot read the {kind} {path}: {_first_line(error)}") from error
-    if image.ndim != 4 or min(image.shape) < 1 or len(image) != 1:
+    if volume.ndim != 4 or min(volume.shape) < 1 or len(volume) != channels:
+        wanted = "one channel" if channels == 1 else f"{channels} channels, one per modality"
         raise ValueError(
-            f"{kind} must be a 3D volume of one channel, got {len(image)} channel(s) of the shape "
-            f"{tuple(image.shape[1:])} in {path}"
+            f"{kind} must be a 3D volume of {wanted}, got {len(volume)} channel(s) of the shape "
+            f"{tuple(volume.shape[1:])} in {path}"
         )
-    if not bool(image.isfinite().all()):
+    if not bool(volume.isfinite().all()):
         raise ValueError(f"{kind} must hold finite values only, got NaN or infinity in {path}")
-    return cast(MetaTensor, Orientation("RAS", labels=None)(image))
+    return cast(MetaTensor, Orientation("RAS", labels=None)(volume))
 
 
-def fingerprint(image: MetaTensor) -> str:
+def _check_channel(voxels: np.ndarray, path: str, rules: VolumeRules) -> None:
+    if voxels.min() == voxels.max():
+        raise ValueError(f"image must hold more than one value, got {voxels.flat[0]:g} in every voxel of {path}")
+    if not rules.zero_background:
+        return
+    corners = {float(voxels[corner]) for corner in product((0, -1), repeat=voxels.ndim)}
+    if len(corners) == 1 and corners != {0.0}:
+        raise ValueError(
+            f"the background must be 0, since intensities are normalised where they are not 0, "
+            f"got a constant {corners.pop():g} in {path}"
+        )
+
+
+def _require_same_grid(image: MetaTensor, other: MetaTensor, what: str, where: str) -> None:
+    if other.shape[1:] != image.shape[1:]:
+        raise ValueError(
+            f"{what} must have its image's shape {tuple(image.shape[1:])}, got {tuple(other.shape[1:])} in {where}"
+        )
+    # as stored: evaluation brings the prediction back to the image's file, and scores it on the label's
+    if not np.allclose(other.meta["original_affine"], image.meta["original_affine"], atol=AFFINE_TOLERANCE):
+        raise ValueError(
+            f"{what} must be stored with its image's affine and orientation, within {AFFINE_TOLERANCE} mm, "
+            f"got another in {where}"
+        )
+
+
+def fingerprint(image: torch.Tensor) -> str:
     """SHA-256 of a volume's shape and voxels, the same for renamed, re-compressed or re-oriented copies.
 
     Args:
@@ -80,110 +146,30 @@ def fingerprint(image: MetaTensor) -> str:
     return digest.hexdigest()
 
 
-def check_label(image: MetaTensor, path: str, num_classes: int | None = None) -> None:
-    """Refuse a label that does not belong to its image.
+def check_label(image: MetaTensor, path: str, label_values: Sequence[int] | None = None) -> MetaTensor:
+    """Read a label and refuse one that does not belong to its image.
 
     Args:
         image: what :func:`read_volume` returned.
         path: label file.
-        num_classes: values 0..num_classes - 1 are expected; None: any.
+        label_values: the values that may occur; None: any whole numbers.
+
+    Returns:
+        The label, (1, H, W, D) in RAS.
 
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when it cannot be read, its shape or affine is not the image's, or a value is unexpected.
     """
     label = read_volume(path, "label")
-    if label.shape[1:] != image.shape[1:]:
-        raise ValueError(
-            f"a label must have its image's shape {tuple(image.shape[1:])}, got {tuple(label.shape[1:])} in {path}"
-        )
-    # as stored: evaluation brings the prediction back to the image's file, and scores it on the label's
-    if not np.allclose(label.meta["original_affine"], image.meta["original_affine"], atol=AFFINE_TOLERANCE):
-        raise ValueError(
-            f"a label must be stored with its image's affine and orientation, within {AFFINE_TOLERANCE} mm, "
-            f"got another in {path}"
-        )
+    _require_same_grid(image, label, "a label", path)
     values = np.unique(np.asarray(label))
-    expected = np.arange(num_classes) if num_classes is not None else np.rint(values)
+    expected = np.rint(values) if label_values is None else np.asarray(label_values)
     if not np.isin(values, expected).all():
         unexpected = ", ".join(f"{v:g}" for v in np.setdiff1d(values, expected)[:5])
-        rule = f"0..{num_classes - 1}" if num_classes is not None else "whole numbers"
+        rule = "whole numbers" if label_values is None else f"among {', '.join(str(v) for v in label_values)}"
         raise ValueError(f"label values must be {rule}, got {unexpected} in {path}")
-
-
-def inspect_volumes(
-    data: Iterable[Mapping[str, Any]],
-    cache_file: str | Path | None = None,
-    num_workers: int = 2,
-    num_classes: int | None = None,
-) -> dict[str, str]:
-    """Read the image of every item, and its label, before hours are spent, and fingerprint the image.
-
-    Args:
-        data: items with ``image`` and, where there is one, ``label``: paths.
-        cache_file: JSON file that remembers what was read, by path, size and time of change.
-        num_workers: number of threads.
-        num_classes: see :func:`check_label`.
-
-    Returns:
-        Fingerprint by path of the image.
-
-    Raises:
-        ValueError: names every unusable file and what is wrong with it.
-    """
-    pairs = sorted({(str(item["image"]), str(item.get("label", ""))) for item in data})
-    cache = _read_cache(cache_file)
-    keys = {pair: json.dumps([*pair, num_classes if pair[1] else None]) for pair in pairs}
-    states = {pair: [_state(path) for path in pair if path] for pair in pairs}
-    known = {
-        p: cache[keys[p]][1] for p in pairs if keys[p] in cache and cache[keys[p]][0] == states[p] and all(states[p])
-    }
-    unknown = [p for p in pairs if p not in known]
-    if unknown:
-        logger.info("Reading %d volume(s) to check and fingerprint them", len(unknown))
-    errors = []
-    with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
-        for pair, (digest, error) in zip(unknown, pool.map(partial(_inspect, num_classes), unknown), strict=True):
-            if error:
-                errors.append(error)
-            else:
-                known[pair] = digest
-    if cache_file is not None and unknown:
-        entries = {keys[pair]: [states[pair], digest] for pair, digest in known.items()}
-        write_text(cache_file, json.dumps({**cache, **entries}, indent=1))
-    if errors:
-        raise ValueError(f"{len(errors)} of {len(pairs)} volume(s) cannot be used:\n  " + "\n  ".join(errors))
-    return {image: digest for (image, _), digest in known.items()}
-
-
-def _inspect(num_classes: int | None, pair: tuple[str, str]) -> tuple[str, str]:
-    """Fingerprint of the image, or what is wrong with it or its label."""
-    image_path, label_path = pair
-    try:
-        image = read_volume(image_path)
-        if label_path:
-            check_label(image, label_path, num_classes)
-        return fingerprint(image), ""
-    except (ValueError, FileNotFoundError) as error:
-        return "", str(error)
-
-
-def _state(path: str) -> list[int]:
-    """Size and time of change of a file or of a DICOM folder's files; empty where it does not exist."""
-    target = Path(path)
-    files = sorted(target.iterdir()) if target.is_dir() else [target]
-    stats = [file.stat() for file in files if file.exists()]
-    return [sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)] if stats else []
-
-
-def _read_cache(cache_file: str | Path | None) -> dict[str, Any]:
-    if cache_file is None or not Path(cache_file).is_file():
-        return {}
-    try:
-        return dict(json.loads(Path(cache_file).read_text(encoding="utf-8")))
-    except ValueError:
-        logger.warning("%s is no JSON file; it is written anew", cache_file)
-        return {}
+    return label
 
 
 def _first_line(error: BaseException) -> str:

@@ -67,10 +67,10 @@ def test_pretraining_holds_out_at_least_one_and_keeps_at_least_one() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: split_cases(IDS, 5), r"fold must be 'all' or one of 0\.\.4, got 5"),
+        (lambda: split_cases(IDS, 5), r"fold must be 'all', one of 0\.\.4, or a list of case ids, got 5"),
         (lambda: split_cases(IDS, "al"), "fold must be .* got 'al'"),
         (lambda: split_cases(IDS, 0, 0, 0), r"label_fraction must be in \(0, 1\], got 0"),
-        (lambda: split_cases(["a", "b"], 3), r"fold 3 of 5 is empty with 2 case\(s\): set fold to 'all'"),
+        (lambda: split_cases(["a", "b"], 3), r"fold 3 is empty with 2 case\(s\): set fold to 0\.\.4 or 'all'"),
         (lambda: split_cases(["a", "b", "a"], 0), "case ids must be unique, got twice: a"),
         (lambda: hold_out(["a"], 0.1, 0), "needs at least 2 volumes, one of them held out, got 1"),
         (lambda: hold_out(IDS, 1.0, 0), r"val_fraction must be in \(0, 1\), got 1.0"),
@@ -79,3 +79,31 @@ def test_pretraining_holds_out_at_least_one_and_keeps_at_least_one() -> None:
 def test_impossible_splits_are_refused(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_standard_split_is_the_published_one(caplog: pytest.LogCaptureFixture) -> None:
+    published = [f"img{n:04d}" for n in (*range(1, 11), *range(21, 41))]
+    held_out = published[-6:]
+    split = split_cases(published, "standard", standard_validation=held_out)
+    assert sorted(split.validation) == held_out and sorted(split.training) == published[:24]
+    tenth = split_cases(published, "standard", label_fraction=0.1, standard_validation=held_out).training
+    fifth = split_cases(published, "standard", label_fraction=0.2, standard_validation=held_out).training
+    assert len(tenth) == 2 and tenth == fifth[:2]
+    assert not caplog.text
+    split_cases(published[:-1], "standard", standard_validation=held_out)
+    assert "The standard split lacks img0040" in caplog.text
+    with pytest.raises(ValueError, match="fold standard is empty with 24"):
+        split_cases(published[:24], "standard", standard_validation=held_out)
+    with pytest.raises(ValueError, match=r"fold must be 'all', one of 0..4, or a list of case ids, got 'standard'"):
+        split_cases(published, "standard")
+
+
+def test_a_fold_may_name_its_cases() -> None:
+    split = split_cases(["a", "b", "c", "d"], ["c", "a"], label_fraction=0.5)
+    assert sorted(split.validation) == ["a", "c"] and len(split.training) == 1 and split.training[0] in "bd"
+    with pytest.raises(ValueError, match=r"fold must list cases of the data set to validate on, got \['x'\]"):
+        split_cases(["a", "b"], ["x", "a"])
+    with pytest.raises(ValueError, match="to validate on, got none"):
+        split_cases(["a", "b"], [])
+    with pytest.raises(ValueError, match="is empty with 2"):
+        split_cases(["a", "b"], ["a", "b"])

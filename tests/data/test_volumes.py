@@ -26,6 +26,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, RandFlipd, Transform
 
 from hybridmim_components.data import (
+    VolumeRules,
     find_volumes,
     fingerprint,
     inspect_volumes,
@@ -97,7 +98,7 @@ def test_every_format_is_found_read_and_recognised_as_one_volume(tmp_path: Path)
         assert image.shape == (1, 6, 5, 4), path
         assert np.array_equal(image[0].numpy(), VOXELS), path
         assert np.allclose(np.abs(np.diag(image.affine))[:3], [2, 1.5, 3]), path
-    assert len(set(inspect_volumes([{"image": p} for p in found]).values())) == 1
+    assert len({d for (d,) in inspect_volumes([{"image": p} for p in found]).values()}) == 1
 
 
 def test_fingerprint_knows_copies_and_tells_others_apart(tmp_path: Path) -> None:
@@ -139,8 +140,8 @@ BAD_LABELS = {
     "shape": (np.zeros((6, 5, 3), np.uint8), AFFINE, r"must have its image's shape \(6, 5, 4\), got \(6, 5, 3\)"),
     "affine": (np.zeros((6, 5, 4), np.uint8), np.diag([2, 1.5, 2, 1]), "must be stored with its image's affine"),
     "storage": (np.zeros((6, 5, 4), np.uint8), FLIPPED, "must be stored with its image's affine and orientation"),
-    "value": (np.full((6, 5, 4), 7, np.uint8), AFFINE, r"label values must be 0\.\.1, got 7"),
-    "fraction": (np.full((6, 5, 4), 0.5, np.float32), AFFINE, r"label values must be 0\.\.1, got 0\.5"),
+    "value": (np.full((6, 5, 4), 7, np.uint8), AFFINE, r"label values must be among 0, 1, got 7"),
+    "fraction": (np.full((6, 5, 4), 0.5, np.float32), AFFINE, r"label values must be among 0, 1, got 0\.5"),
 }
 
 
@@ -149,13 +150,13 @@ def test_labels_that_do_not_belong_to_their_image_are_named(tmp_path: Path, faul
     voxels, affine, message = BAD_LABELS[fault]
     item = {"image": write_nifti(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz")}
     write_nifti(tmp_path / "label.nii.gz", np.zeros_like(voxels, shape=(6, 5, 4)))
-    assert inspect_volumes([item], tmp_path / "cache.json", num_classes=2)
+    assert inspect_volumes([item], tmp_path / "cache.json", rules=VolumeRules(label_values=range(2)))
     write_nifti(tmp_path / "label.nii.gz", voxels, affine)
     with pytest.raises(ValueError, match=f"{message}.*label.nii.gz|{message} in .*label.nii.gz"):
-        inspect_volumes([item], tmp_path / "cache.json", num_classes=2)
+        inspect_volumes([item], tmp_path / "cache.json", rules=VolumeRules(label_values=range(2)))
     (tmp_path / "label.nii.gz").write_bytes(b"no NIfTI")
     with pytest.raises(ValueError, match="cannot read the label .*label.nii.gz"):
-        inspect_volumes([item], tmp_path / "cache.json", num_classes=2)
+        inspect_volumes([item], tmp_path / "cache.json", rules=VolumeRules(label_values=range(2)))
 
 
 def test_fingerprints_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
@@ -163,20 +164,13 @@ def test_fingerprints_are_remembered_until_the_file_changes(tmp_path: Path) -> N
     first = inspect_volumes([{"image": path}], cache)
     remembered = json.loads(cache.read_text())
     (key,) = remembered
-    remembered[key][1] = "from the cache"
+    remembered[key][1] = ["from the cache"]
     cache.write_text(json.dumps(remembered))
-    assert inspect_volumes([{"image": path}], cache) == {path: "from the cache"}
+    assert inspect_volumes([{"image": path}], cache) == {(path,): ["from the cache"]}
     write_nifti(Path(path), VOXELS + 1)
-    assert inspect_volumes([{"image": path}], cache)[path] not in (first[path], "from the cache")
+    assert inspect_volumes([{"image": path}], cache)[(path,)] not in (first[(path,)], ["from the cache"])
     cache.write_text("{ half")
-    assert inspect_volumes([{"image": path}], cache)[path] != first[path]
-
-
-def test_folders_without_volumes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"no volume below {tmp_path}"):
-        find_volumes([tmp_path])
-    with pytest.raises(FileNotFoundError, match="unlabelled_dirs must hold existing folders, got .*nowhere"):
-        find_volumes(tmp_path / "nowhere")
+    assert inspect_volumes([{"image": path}], cache) == inspect_volumes([{"image": path}])
 
 
 def test_a_folder_with_two_dicom_series_is_refused(tmp_path: Path) -> None:
@@ -212,12 +206,6 @@ def test_incomplete_layouts_are_named(tmp_path: Path, remove: str, message: str)
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_cases("msd_spleen", tmp_path)
-
-
-def test_label_maps_are_not_taken_for_unlabelled_images(tmp_path: Path) -> None:
-    for part in ("imagesTr", "labelsTr", "imagesTs"):
-        write_nifti(tmp_path / part / f"{part}.nii.gz")
-    assert [Path(p).name for p in find_volumes(tmp_path)] == ["imagesTr.nii.gz", "imagesTs.nii.gz"]
 
 
 def test_where_a_folder_is_mounted_does_not_change_the_lists(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Reading every volume once before training, and remembering what was found."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hybridmim_components.data.volumes import VolumeRules, check_label, fingerprint, image_files, read_volume
+from hybridmim_components.files import write_text
+
+__all__ = ["inspect_volumes"]
+
+logger = logging.getLogger(__name__)
+_Pair = tuple[tuple[str, ...], str]  # files of the image, and of its label or ""
+_UNUSABLE = "{} of {} volume(s) cannot be used:\n  {}"
+
+
+def inspect_volumes(
+    data: Iterable[Mapping[str, Any]],
+    cache_file: str | Path | None = None,
+    num_workers: int = 2,
+    rules: VolumeRules | None = None,
+    skip_unreadable: bool = False,
+) -> dict[tuple[str, ...], list[str]]:
+    """Read the image of every item, and its label, before hours are spent, and fingerprint the image.
+
+    Args:
+        data: items with ``image`` (a path, or one per modality) and, where there is one, ``label``.
+        cache_file: JSON file that remembers what was read, by path, size and time of change.
+        num_workers: number of threads.
+        rules: what the volumes must be; default: one channel and any label.
+        skip_unreadable: log the unusable ones and leave them out, instead of raising.
+
+    Returns:
+        Fingerprints, one per channel, by the files of the image, see :func:`.volumes.image_files`.
+
+    Raises:
+        ValueError: names every unusable file and what is wrong with it.
+    """
+    rules = rules or VolumeRules()
+    pairs: list[_Pair] = sorted({(image_files(item["image"]), str(item.get("label", ""))) for item in data})
+    cache = _read_cache(cache_file)
+    keys = {pair: json.dumps([*pair, astuple(rules)], default=list) for pair in pairs}
+    states = {pair: [_state(path) for path in (*pair[0], pair[1]) if path] for pair in pairs}
+    known: dict[_Pair, list[str]] = {
+        p: cache[keys[p]][1] for p in pairs if keys[p] in cache and cache[keys[p]][0] == states[p] and all(states[p])
+    }
+    unknown = [p for p in pairs if p not in known]
+    if unknown:
+        logger.info("Reading %d volume(s) to check and fingerprint them", len(unknown))
+    errors = []
+    with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
+        for pair, (digests, error) in zip(unknown, pool.map(partial(_inspect, rules), unknown), strict=True):
+            if error:
+                errors.append(error)
+            else:
+                known[pair] = digests
+    if cache_file is not None and unknown:
+        entries = {keys[pair]: [states[pair], digests] for pair, digests in known.items()}
+        write_text(cache_file, json.dumps({**cache, **entries}, indent=1))
+    if errors:
+        text = _UNUSABLE.format(len(errors), len(pairs), "\n  ".join(errors))
+        if not skip_unreadable:
+            raise ValueError(text)
+        logger.warning("Skipped, since skip_unreadable is set: %s", text)
+    return {files: digests for (files, _), digests in known.items()}
+
+
+def _inspect(rules: VolumeRules, pair: _Pair) -> tuple[list[str], str]:
+    """Fingerprints of the image's channels, or what is wrong with it or its label."""
+    files, label = pair
+    try:
+        image = read_volume(files, rules=rules)
+        if label:
+            check_label(image, label, rules.label_values)
+        return [fingerprint(image[channel : channel + 1]) for channel in range(len(image))], ""
+    except (ValueError, FileNotFoundError) as error:
+        return [], str(error)
+
+
+def _state(path: str) -> list[int]:
+    """Size and time of change of a file or of a DICOM folder's files; empty where it does not exist."""
+    target = Path(path)
+    files = sorted(target.iterdir()) if target.is_dir() else [target]
+    stats = [file.stat() for file in files if file.exists()]
+    return [sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)] if stats else []
+
+
+def _read_cache(cache_file: str | Path | None) -> dict[str, Any]:
+    if cache_file is None or not Path(cache_file).is_file():
+        return {}
+    try:
+        return dict(json.loads(Path(cache_file).read_text(encoding="utf-8")))
+    except ValueError:
+        logger.warning("%s is no JSON file; it is written anew", cache_file)
+        return {}

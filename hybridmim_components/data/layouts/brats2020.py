@@ -1,0 +1,85 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""BraTS 2020 (https://www.med.upenn.edu/cbica/brats2020): a folder per patient, a file per modality.
+
+``BraTS20_Training_001/BraTS20_Training_001_{flair,t1,t1ce,t2,seg}.nii.gz``; also ``imagesTr`` and ``labelsTr`` with all
+modalities in one file, as MONAI Label serves them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from hybridmim_components.data.layouts import msd
+from hybridmim_components.data.layouts.files import Found, find_nifti
+
+__all__ = ["MODALITIES", "read"]
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+
+logger = logging.getLogger(__name__)
+
+
+def read(root: Path, modalities: Sequence[str] = MODALITIES) -> Found:
+    """Cases of either layout; ``image`` is a list of paths in the order of ``modalities``, or one path.
+
+    Raises:
+        FileNotFoundError: when there is no case.
+        ValueError: when two files have one name.
+    """
+    if (root / "imagesTr").is_dir():
+        return msd.read(root)
+    files = {folder.name: find_nifti(folder) for folder in _patients(root)}
+    if not files:
+        inner = next((p for p in sorted(root.iterdir()) if p.is_dir() and _patients(p)), None)
+        hint = f"; did you mean {inner}?" if inner else ""
+        expected = "a folder per patient with files such as BraTS20_Training_001_flair.nii.gz"
+        raise FileNotFoundError(f"dataset_dir must hold {expected}, there is none in {root}{hint}")
+    found = Found(problems=_lacking_everywhere(root, files, modalities))
+    if found.problems:
+        return found
+    for case_id, own in files.items():
+        images = [own.get(f"{case_id}_{modality}") for modality in modalities]
+        label = own.get(f"{case_id}_seg") or _irregular_label(case_id, own)
+        lacking = [m for m, image in zip((*modalities, "seg"), (*images, label), strict=True) if image is None]
+        if lacking:
+            found.problems += [f"no {case_id}_{name}.nii.gz or .nii in {root / case_id}" for name in lacking]
+        else:
+            found.cases.append({"case_id": case_id, "image": [str(i) for i in images], "label": str(label)})
+    return found
+
+
+def _patients(root: Path) -> list[Path]:
+    folders = (p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith("."))
+    return [p for p in folders if any(p.glob(f"{p.name}_*.nii*"))]
+
+
+def _lacking_everywhere(root: Path, files: dict[str, dict[str, Path]], modalities: Sequence[str]) -> list[str]:
+    """One text instead of hundreds where a sequence was never taken, or the folder holds no labels."""
+    present = {name[len(case_id) + 1 :] for case_id, own in files.items() for name in own}
+    lacking = [m for m in modalities if m not in present]
+    if lacking:
+        known = [m for m in MODALITIES if m in present]
+        return [f"no case in {root} has {', '.join(lacking)}: set modalities to what there is, such as {known}"]
+    return []
+
+
+def _irregular_label(case_id: str, own: dict[str, Path]) -> Path | None:
+    """Case 355 of the release has its label as ``W39_1998.09.19_Segm.nii``."""
+    others = [path for name, path in own.items() if not name.startswith(f"{case_id}_") and "seg" in name.lower()]
+    if len(others) != 1:
+        return None
+    logger.info("Taking %s for the label of %s", others[0], case_id)
+    return others[0]

@@ -1,0 +1,52 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""BTCV, Beyond the Cranial Vault (https://www.synapse.org/Synapse:syn3193805), in the two layouts in use.
+
+As it unpacks: ``RawData/Training`` with ``img/img0001.nii.gz`` and ``label/label0001.nii.gz``. As Swin UNETR's users
+have it: ``imagesTr`` and ``labelsTr``, with these or with equal names.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hybridmim_components.data.layouts.files import Found, find_nifti, pair, require_folders
+
+__all__ = ["STANDARD_VALIDATION", "read"]
+
+STANDARD_VALIDATION = tuple(f"img{number:04d}" for number in range(35, 41))
+"""Validation cases of the split in common use, 24 for training and 6 for validation."""
+
+
+def read(root: Path) -> Found:
+    """Cases of either layout, paired by what follows ``img`` and ``label`` in the files' names.
+
+    Raises:
+        FileNotFoundError: when a part of the layout does not exist.
+        ValueError: when two files have one case id.
+    """
+    names = ("imagesTr", "labelsTr") if (root / "imagesTr").is_dir() else ("img", "label")
+    require_folders(root, *names)
+    images, labels = (_by_number(root / name) for name in names)
+    return pair(images, labels, root / names[0], root / names[1])
+
+
+def _by_number(folder: Path) -> dict[str, Path]:
+    numbered: dict[str, Path] = {}
+    for name, path in find_nifti(folder).items():
+        number = re.sub("^(img|label)", "", name)
+        if number in numbered:
+            raise ValueError(f"two files of case {number} in {folder}: {numbered[number].name} and {path.name}")
+        numbered[number] = path
+    return numbered

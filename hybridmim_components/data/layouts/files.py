@@ -1,0 +1,96 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Finding NIfTI files by case id, and pairing images with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Case", "Found", "case_id_of", "find_nifti", "require_folders"]
+
+Case = dict[str, Any]
+"""``case_id``, ``image`` (a path, or one path per modality) and ``label`` (a path)."""
+_SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass
+class Found:
+    """What a folder holds: its complete cases, and one text for each case that is not."""
+
+    cases: list[Case] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def case_id_of(path: str | Path) -> str:
+    """Name of a NIfTI file without its suffix."""
+    name = Path(path).name
+    return next((name[: -len(s)] for s in _SUFFIXES if name.endswith(s)), name)
+
+
+def find_nifti(folder: Path) -> dict[str, Path]:
+    """NIfTI files of one folder by case id. Hidden files are passed over: MSD's archives hold macOS's ``._*`` copies.
+
+    Raises:
+        FileNotFoundError: when the folder does not exist.
+        ValueError: when two files have one case id.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.endswith(_SUFFIXES):
+            continue
+        case_id = case_id_of(path)
+        if case_id in found:
+            raise ValueError(f"two files of case {case_id} in {folder}: {found[case_id].name} and {path.name}")
+        found[case_id] = path
+    return found
+
+
+def require_folders(root: Path, *names: str) -> None:
+    """Refuse a folder that lacks a part of its layout, and look one or two levels deeper for what was meant.
+
+    Raises:
+        FileNotFoundError: names the part that is missing.
+    """
+    for name in names:
+        if not (root / name).is_dir():
+            inner = next((p.parent for p in sorted([*root.glob(f"*/{name}"), *root.glob(f"*/*/{name}")])), None)
+            hint = f"; did you mean {inner}?" if inner else ""
+            raise FileNotFoundError(f"dataset_dir must hold {' and '.join(names)}, {name} is not in {root}{hint}")
+
+
+def pair(images: Mapping[str, Path], labels: Mapping[str, Path], image_dir: Path, label_dir: Path) -> Found:
+    """Pair images with labels of the same key, never by their order.
+
+    Raises:
+        FileNotFoundError: when there is no image at all.
+    """
+    if not images:
+        raise FileNotFoundError(f"no .nii.gz or .nii file in {image_dir}")
+    found = Found()
+    for key in sorted(images):
+        if key in labels:
+            case = {"case_id": case_id_of(images[key]), "image": str(images[key]), "label": str(labels[key])}
+            found.cases.append(case)
+    found.problems += _missing(images, labels, f"no label in {label_dir} for")
+    found.problems += _missing(labels, images, f"no image in {image_dir} for the label of")
+    return found
+
+
+def _missing(have: Mapping[str, Path], other: Mapping[str, Path], text: str) -> Sequence[str]:
+    lonely = [case_id_of(have[key]) for key in sorted(have.keys() - other.keys())]
+    return [f"{text} {', '.join(lonely)}"] if lonely else []
