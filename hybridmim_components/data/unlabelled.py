@@ -9,66 +9,178 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Unlabelled volumes in any folder: NIfTI, MetaImage, NRRD, and DICOM series."""
+"""Unlabelled volumes in any folder: NIfTI, MetaImage, NRRD, DICOM series, and MRI of one file per modality."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import overload
 
 __all__ = ["find_volumes"]
 
 logger = logging.getLogger(__name__)
 
-LABEL_FOLDERS = "label"
 _SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
+_DICOM = ".dcm"
+# the last five are what BraTS 2023 and BIDS call theirs
+_MODALITIES = ("flair", "t1", "t1ce", "t2", "t1c", "t1n", "t2f", "t1w", "t2w")
+
+_ANYWHERE = r"label(?:s|map|maps|str|sts|sva)?|[a-z]*masks?|msks?|ground ?truths?|annotations?"
+# amid other words, published folders of images bear these too: COVID-19-CT-Seg_20cases
+_AT_AN_END = r"segs?|segms?|segmentations?|gts?|truths?"
+_NOT = r"(?<!\bno )(?<!\bwith )(?<!\bwithout )(?<!\band )"
+_LABEL_FOLDER = re.compile(rf"{_NOT}\b(?:{_ANYWHERE})\b|^[\d ]*(?:{_AT_AN_END})\b|\b(?:{_AT_AN_END})[\d ]*$")
+_LABEL_FILE = re.compile(rf"{_NOT}\b(?:{_ANYWHERE}|{_AT_AN_END})$|^(?:{_ANYWHERE}|{_AT_AN_END}) \d+$")
+_WORD_BOUNDARY = re.compile(
+    r"[\W_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)"
+)
 
 
-def find_volumes(folders: str | Path | Sequence[str | Path]) -> list[str]:
+@overload
+def find_volumes(folders: str | Path | Sequence[str | Path], modalities: None = None) -> list[str]: ...
+
+
+@overload
+def find_volumes(folders: str | Path | Sequence[str | Path], modalities: Sequence[str]) -> list[str | list[str]]: ...
+
+
+def find_volumes(
+    folders: str | Path | Sequence[str | Path], modalities: Sequence[str] | None = None
+) -> list[str] | list[str | list[str]]:
     """Find every volume below the given folders.
 
     A file ending in .nii, .nii.gz, .mhd, .mha or .nrrd is a volume; a folder that holds .dcm files is one DICOM series.
-    Hidden files are passed over, and folders named label..., such as MSD's labelsTr: label maps are no images.
+    Hidden files and folders are passed over, and label maps, which are known by the words of their names: folders such
+    as labelsTr, TrainingMask, seg-lungs-LUNA16 or ground_truth (but not a folder that the caller names himself), and
+    files such as case_seg.nii.gz, case-label.nrrd or segmentation-3.nii. The log counts them.
 
     Args:
         folders: one folder or several.
+        modalities: for MRI of one file per modality, such as ``["flair", "t1ce"]``: the files ``<case>_<modality>`` of
+            a folder are one volume, those of other modalities are ignored, and any other file is a volume of several
+            channels. None: every file is a volume.
 
     Returns:
-        Sorted paths without repeats: files, and the folders of DICOM series.
+        Absolute paths without repeats, sorted by the first: files, and the folders of DICOM series. With
+        ``modalities``, a case of one file per modality is a list of paths in their order.
 
     Raises:
         FileNotFoundError: when a folder does not exist or holds no volume.
-        ValueError: when a folder holds .dcm files of several series.
+        ValueError: when a folder holds .dcm files of several series, or cases lack one of ``modalities``.
     """
-    names = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    volumes: set[str] = set()
-    for folder in names:
+    wanted = None if modalities is None else _checked(modalities)
+    files: set[Path] = set()
+    series: set[Path] = set()
+    for folder in [folders] if isinstance(folders, (str, Path)) else folders:
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"unlabelled_dirs must hold existing folders, got {folder}")
-        found = _walk(Path(folder))
-        if not found:
-            raise FileNotFoundError(
-                f"no volume below {folder}: expected {', '.join(_SUFFIXES)} files, or .dcm files of a DICOM series"
-            )
-        volumes |= found
-    return sorted(volumes)
+        found, found_series, passed_over = _walk(Path(folder))
+        if not found and not found_series:
+            raise FileNotFoundError(_nothing_below(folder, passed_over))
+        files |= found
+        series |= found_series
+    single, cases = (files, []) if wanted is None else _by_case(files, wanted)
+    # a set, since a link and its target are one volume
+    paths: list[str | list[str]] = list({str(path.resolve()) for path in single | series})
+    return sorted([*paths, *cases], key=lambda volume: [volume] if isinstance(volume, str) else volume)
 
 
-def _walk(folder: Path) -> set[str]:
-    found = set()
-    for parent, directories, files in os.walk(folder, followlinks=True):
-        labels = [d for d in directories if d.lower().startswith(LABEL_FOLDERS)]
-        if labels:
-            logger.info("Passed over folders of labels in %s: %s", parent, ", ".join(sorted(labels)))
-        directories[:] = sorted(d for d in directories if not d.startswith(".") and d not in labels)
-        visible = [f for f in files if not f.startswith(".")]
-        found |= {str(Path(parent, f).resolve()) for f in visible if f.lower().endswith(_SUFFIXES)}
-        if any(f.lower().endswith(".dcm") for f in visible):
+def _checked(modalities: Sequence[str]) -> list[str]:
+    names = [str(name).lower() for name in modalities]
+    if isinstance(modalities, str) or not names or len(set(names)) < len(names):
+        raise ValueError(f"modalities must be a list of different names, such as ['flair', 't1ce'], got {modalities!r}")
+    return names
+
+
+def _nothing_below(folder: str | Path, passed_over: int) -> str:
+    if passed_over:
+        return (
+            f"no volume below {folder}: all {passed_over} file(s) were passed over as label maps, by their names or "
+            "their folders'; if a folder holds images nevertheless, name that folder itself in unlabelled_dirs"
+        )
+    return f"no volume below {folder}: expected {', '.join(_SUFFIXES)} files, or .dcm files of a DICOM series"
+
+
+def _walk(folder: Path) -> tuple[set[Path], set[Path], int]:
+    """Files of volumes, folders of DICOM series, and the number of files that were passed over."""
+    found: set[Path] = set()
+    series: set[Path] = set()
+    passed_over = 0
+    for parent, directories, names in os.walk(folder, followlinks=True):
+        visible = sorted(d for d in directories if not d.startswith("."))
+        directories[:] = [d for d in visible if not _LABEL_FOLDER.search(_words(d))]
+        for name in sorted(set(visible) - set(directories)):
+            passed_over += _pass_over(Path(parent, name), _count(Path(parent, name)), "the folder's name")
+        volumes = [n for n in names if _is_volume(n)]
+        images = {Path(parent, n) for n in volumes if not _LABEL_FILE.search(_words(_stem(n)))}
+        passed_over += _pass_over(Path(parent), len(volumes) - len(images), "the files' names")
+        found |= images
+        if any(_is_dicom(n) for n in names):
             _require_one_series(parent)
-            found.add(str(Path(parent).resolve()))
-    return found
+            series.add(Path(parent))
+    return found, series, passed_over
+
+
+def _words(name: str) -> str:
+    """The words of a name in lower case: 'TrainingMask' is 'training mask', 'seg-lungs-LUNA16' 'seg lungs luna 16'."""
+    return _WORD_BOUNDARY.sub(" ", name).lower().strip()
+
+
+def _pass_over(folder: Path, count: int, reason: str) -> int:
+    if count:
+        logger.info("Passed over %d file(s) in %s: label maps, by %s", count, folder, reason)
+    return count
+
+
+def _count(folder: Path) -> int:
+    return sum(_is_volume(n) or _is_dicom(n) for _, _, names in os.walk(folder, followlinks=True) for n in names)
+
+
+def _is_volume(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
+
+
+def _is_dicom(name: str) -> bool:
+    return name.lower().endswith(_DICOM) and not name.startswith(".")
+
+
+def _stem(name: str) -> str:
+    return next(name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix))
+
+
+def _by_case(files: Iterable[Path], modalities: Sequence[str]) -> tuple[set[Path], list[list[str]]]:
+    """Files that are a volume each, and the files of the cases that have one file per modality."""
+    known = "|".join(re.escape(name) for name in {*_MODALITIES, *modalities})
+    pattern = re.compile(rf"(?:(?P<case>.*)[_-])?(?P<modality>{known})", re.IGNORECASE)
+    single: set[Path] = set()
+    cases: dict[Path, dict[str, Path]] = defaultdict(dict)
+    faults = []
+    for path in sorted(files):
+        match = pattern.fullmatch(_stem(path.name))
+        if match is None:
+            single.add(path)
+            continue
+        case = cases[path.parent / (match["case"] or "")]
+        other = case.setdefault(match["modality"].lower(), path)
+        if other != path:
+            faults.append(f"{path.parent}: {other.name} and {path.name} are one modality of one case")
+    for name, case in sorted(cases.items()):
+        missing = [m for m in modalities if m not in case]
+        if missing:
+            folder = next(iter(case.values())).parent
+            faults.append(f"{folder}: {'the case' if folder == name else name.name} lacks {', '.join(missing)}")
+    if faults:
+        raise ValueError(
+            f"modalities must be one file each in every case, got {list(modalities)} and {len(faults)} fault(s):\n  "
+            + "\n  ".join(faults)
+        )
+    found = {tuple(str(case[m].resolve()) for m in modalities) for case in cases.values()}
+    return single, [list(paths) for paths in found]
 
 
 def _require_one_series(folder: str) -> None:
