@@ -1,0 +1,262 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Download of a task of the Medical Segmentation Decathlon that goes on where it broke off."""
+
+from __future__ import annotations
+
+import hashlib
+import http
+import http.client
+import logging
+import os
+import re
+import shutil
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from monai.apps import DecathlonDataset
+from monai.apps.utils import check_hash, extractall
+from tqdm import tqdm
+
+__all__ = ["MSD_TASKS", "download_msd"]
+
+logger = logging.getLogger(__name__)
+
+MSD_TASKS = tuple(DecathlonDataset.resource)
+_ATTEMPTS = 5  # in a row that bring nothing
+_PAUSE = 1.0  # seconds before the next attempt, doubled with each that brings nothing
+_TIMEOUT = 30.0  # seconds without a byte
+_CHUNK = 1 << 20
+_PASSING = (408, 429, 500, 502, 503, 504)
+
+
+class _BrokenOffError(Exception):
+    """The connection or the server failed in a way that may pass."""
+
+
+def download_msd(task: str, output_dir: str | Path, url: str | None = None, md5: str | None = None) -> Path:
+    """Download and unpack a task of the Medical Segmentation Decathlon, http://medicaldecathlon.com.
+
+    An interrupted download goes on where it broke off when it is called again, and the task's folder appears only when
+    it is complete: whoever finds it may use it. MONAI's ``download_url`` starts from zero each time. One call at a time
+    may write to ``output_dir``.
+
+    Args:
+        task: such as ``"Task09_Spleen"``, ``"msd_spleen"`` or ``"spleen"``.
+        output_dir: the folder ``TaskXX_Name`` is made in it. An archive ``TaskXX_Name.tar`` that lies there is used.
+        url: http or https address of the archive; None: MONAI's, which is that of MSD's publishers on AWS.
+        md5: checksum of the archive; None: MONAI's, so that a mirror must serve the very same file.
+
+    Returns:
+        The task's folder. If it was there already, nothing is done.
+
+    Raises:
+        ValueError: when the task is unknown, ``url`` is not http(s), or the archive is damaged, unsafe or another.
+        OSError: when the server refuses, the connection fails again and again, or the disk is too small.
+    """
+    name = _task_name(task)
+    source = url or DecathlonDataset.resource[name]
+    _require_http(source)
+    root = Path(output_dir)
+    folder = root / name
+    if folder.exists():
+        _require_dataset(folder)
+        logger.info("%s is there already: nothing to download", folder)
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    archive, part = root / f"{name}.tar", root / f"{name}.tar.part"
+    expected = (md5 or DecathlonDataset.md5[name]).lower()
+    downloaded = not archive.exists()
+    if downloaded:
+        _download(source, part)
+        _verify(part, expected)
+        os.replace(part, archive)
+    else:
+        _verify(archive, expected)
+        _require_space(root, archive.stat().st_size)
+    _extract(archive, folder)
+    if downloaded:
+        archive.unlink()
+    return folder
+
+
+def _task_name(task: str) -> str:
+    wanted = _letters(task).removeprefix("msd")
+    for name in MSD_TASKS:
+        if wanted in (_letters(name), _letters(name.partition("_")[2])):
+            return name
+    raise ValueError(
+        f"task must be one of {', '.join(MSD_TASKS)}, or a name such as msd_spleen or spleen, got {task!r}"
+    )
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _require_http(url: str) -> None:
+    if urlsplit(url).scheme.lower() not in ("http", "https"):
+        raise ValueError(f"url must be http or https, got {url}")
+
+
+def _require_dataset(folder: Path) -> None:
+    if not (folder / "dataset.json").is_file():
+        raise FileExistsError(f"{folder} is in the way: it is no complete task, it has no dataset.json; move it away")
+
+
+def _require_space(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(
+            f"output_dir must have {size / 1e9:.1f} GB of free disk for the archive and what it unpacks to, "
+            f"got {free / 1e9:.1f} GB in {folder}"
+        )
+
+
+def _download(url: str, part: Path) -> None:
+    """Fetch a file to ``part``, continuing what is there; gives up after attempts that all brought nothing new."""
+    most, failures = _size(part), 0
+    while True:
+        try:
+            _fetch_rest(url, part)
+            return
+        except _BrokenOffError as error:
+            failures = 0 if _size(part) > most else failures + 1
+            most = max(most, _size(part))
+            if failures >= _ATTEMPTS:
+                raise ConnectionError(
+                    f"cannot download {url}: {error}, {failures} times without progress; "
+                    f"run it again to go on after the {_size(part)} bytes in {part}"
+                ) from error
+            pause = _PAUSE * 2**failures
+            logger.info("Download broke off after %d bytes (%s): again in %g s", _size(part), error, pause)
+            time.sleep(pause)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+class _HTTPOnly(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection to ftp, as urllib would."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+        _require_http(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _fetch_rest(url: str, part: Path) -> None:
+    """One request for the bytes that ``part`` lacks."""
+    have = _size(part)
+    response = _open(url, part)
+    if response is None:
+        return
+    with response:
+        start, total = _extent(response)
+        if start not in (0, have):
+            part.unlink()
+            raise _BrokenOffError(f"the server sent bytes from {start} when asked for those from {have}")
+        if total is not None:
+            # as much again for what it unpacks to: MSD's images are compressed already, its archives are plain tar
+            _require_space(part.parent, 2 * total - have)
+        logger.info("Downloading %s from byte %d of %s", url, start, "an unknown number" if total is None else total)
+        _copy(response, part, start, total)
+
+
+def _open(url: str, part: Path) -> http.client.HTTPResponse | None:
+    """Ask for what ``part`` lacks; None when the server says that nothing is left."""
+    have = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        return urllib.request.build_opener(_HTTPOnly).open(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            _require_not_longer(part, error.headers.get("Content-Range", ""))
+            return None
+        if error.code in _PASSING:
+            raise _BrokenOffError(str(error)) from error
+        raise OSError(f"cannot download {url}: {error}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenOffError(str(error) or type(error).__name__) from error
+
+
+def _require_not_longer(part: Path, content_range: str) -> None:
+    # a server that does not tell the length leaves the verdict to the checksum
+    whole = re.fullmatch(r"bytes \*/(\d+)", content_range)
+    if whole and _size(part) > int(whole[1]):
+        part.unlink()
+        raise _BrokenOffError(f"{part} was longer than the {whole[1]} bytes of the file")
+
+
+def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
+    """First byte of a response and length of the whole file; -1 is a range that cannot be read."""
+    if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+        length = response.headers.get("Content-Length")
+        return 0, None if length is None else int(length)
+    extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    return (int(extent[1]), int(extent[2])) if extent else (-1, None)
+
+
+def _copy(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
+    bar = tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
+    have = start
+    with part.open("ab" if start else "wb") as file, bar:
+        while total is None or have < total:
+            try:
+                # read() would drop what came before an error
+                chunk = response.read1(_CHUNK)
+            except (OSError, http.client.HTTPException) as error:
+                raise _BrokenOffError(str(error) or type(error).__name__) from error
+            if not chunk:
+                break
+            file.write(chunk)
+            have += len(chunk)
+            bar.update(len(chunk))
+    if total is not None and have < total:
+        raise _BrokenOffError(f"the server closed after {have} of {total} bytes")
+
+
+def _verify(path: Path, expected: str) -> None:
+    if check_hash(path, expected, "md5"):
+        return
+    found = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    aside = path.with_name(path.name.removesuffix(".part") + ".corrupt")
+    os.replace(path, aside)
+    raise ValueError(
+        f"md5 of {path} must be {expected}, got {found.hexdigest()}: it is damaged or another file; "
+        f"it was renamed to {aside}, and a new call downloads it anew"
+    )
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Unpack beside ``folder`` and rename, so that an interrupted extraction is never taken for a data set."""
+    temporary = folder.with_name(f".{folder.name}.extracting")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        # MONAI's refuses links and members that lead out of the folder
+        extractall(archive, temporary)
+        if not (temporary / folder.name / "dataset.json").is_file():
+            raise ValueError(f"an archive of {folder.name} must hold {folder.name}/dataset.json, {archive} does not")
+        os.replace(temporary / folder.name, folder)
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"cannot unpack {archive}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
