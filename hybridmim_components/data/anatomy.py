@@ -14,23 +14,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DEFAULT_SIZE", "DEFAULT_SPACING", "Organ", "abdomen_phantom", "check_grid"]
+from hybridmim_components.data.phantom_grid import blur, check_grid, smooth_noise
+
+__all__ = ["DEFAULT_SIZE", "DEFAULT_SPACING", "EXTRAS", "Organ", "abdomen_phantom"]
 
 Triple = tuple[float, float, float]
 Indices = tuple[NDArray[np.intp], ...]
 Organ = IntEnum(
     "Organ",
     "AIR FAT MUSCLE SPINE RIB LUNG LIVER SPLEEN KIDNEY_RIGHT KIDNEY_LEFT STOMACH AORTA VENA_CAVA GALLBLADDER PANCREAS "
-    "BOWEL HEART",
+    "BOWEL HEART OESOPHAGUS PORTAL_VEIN ADRENAL_RIGHT ADRENAL_LEFT LIVER_TUMOUR",
     start=0,
 )
+EXTRAS = (
+    Organ.PANCREAS,
+    Organ.OESOPHAGUS,
+    Organ.PORTAL_VEIN,
+    Organ.ADRENAL_RIGHT,
+    Organ.ADRENAL_LEFT,
+    Organ.LIVER_TUMOUR,
+)
+"""Painted on request, in this order; among them a pancreas that nothing hides, and the splenic with the portal vein."""
 DEFAULT_SIZE, DEFAULT_SPACING = (96, 96, 64), (3.0, 3.0, 4.0)
 
 
@@ -70,6 +81,42 @@ _BLOBS = (
 )
 
 
+class _Tube(NamedTuple):
+    """A bent tube; the units are those of a blob."""
+
+    course: tuple[Triple, ...]
+    radius: float
+    plain: float  # HU without contrast agent
+    gain: float = 0.0  # HU that full contrast adds
+
+
+_TUBES = {
+    Organ.PANCREAS: (
+        _Tube(((0.17, 0.06, -0.12), (0.08, 0.13, 0.02), (-0.12, 0.11, 0.06), (-0.38, -0.02, 0.14)), 0.065, 40, 50),
+    ),
+    Organ.OESOPHAGUS: (
+        _Tube(((-0.02, 0.05, 1.1), (-0.06, 0.07, 0.75), (-0.14, 0.1, 0.5), (-0.25, 0.15, 0.4)), 0.05, 38, 25),
+    ),
+    Organ.PORTAL_VEIN: (
+        _Tube(
+            ((-0.44, -0.1, 0.22), (-0.25, 0.0, 0.14), (0.0, 0.07, 0.06), (0.15, 0.09, 0.14), (0.3, 0.1, 0.26)),
+            0.04,
+            42,
+            85,
+        ),
+    ),
+    Organ.ADRENAL_RIGHT: (
+        _Tube(((0.2, -0.1, 0.24), (0.17, -0.19, 0.07)), 0.026, 34, 45),
+        _Tube(((0.2, -0.1, 0.24), (0.27, -0.19, 0.09)), 0.026, 34, 45),
+    ),
+    Organ.ADRENAL_LEFT: (
+        _Tube(((-0.2, -0.08, 0.28), (-0.17, -0.19, 0.11)), 0.026, 34, 45),
+        _Tube(((-0.2, -0.08, 0.28), (-0.27, -0.18, 0.13)), 0.026, 34, 45),
+    ),
+}
+_FIRM = (Organ.AORTA, Organ.VENA_CAVA, Organ.SPINE, Organ.GALLBLADDER, Organ.KIDNEY_RIGHT, Organ.KIDNEY_LEFT)
+
+
 class _Canvas:
     """A case that is being painted."""
 
@@ -90,10 +137,7 @@ class _Canvas:
 
     def noise(self, scale: float = 0.0, millimetres: float = 0.0) -> NDArray[np.float32]:
         """Smooth noise of unit variance, of a scale in mm or as a fraction of half the field of view."""
-        pitches = [millimetres / mm or scale * n / 2 for n, mm in zip(self.hu.shape, self.spacing, strict=True)]
-        weights = [_gaussians(n, max(1.0, p), 0.6 * max(1.0, p)) for n, p in zip(self.hu.shape, pitches, strict=True)]
-        weights = [w / np.linalg.norm(w, axis=1, keepdims=True) for w in weights]
-        return _along_axes(weights, self.rng.standard_normal([w.shape[1] for w in weights], dtype=np.float32))
+        return smooth_noise(self.rng, self.hu.shape, self.spacing, scale, millimetres)
 
     def paint(self, where: NDArray[np.bool_] | Indices, organ: Organ, hu: float, texture: float = 0.0) -> None:
         self.organs[where] = organ
@@ -106,7 +150,10 @@ class _Canvas:
 
 
 def abdomen_phantom(
-    rng: np.random.Generator, size: Sequence[int] = DEFAULT_SIZE, spacing: Sequence[float] = DEFAULT_SPACING
+    rng: np.random.Generator,
+    size: Sequence[int] = DEFAULT_SIZE,
+    spacing: Sequence[float] = DEFAULT_SPACING,
+    extras: Collection[Organ] = (),
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     """Draw one CT-like upper abdomen: build, organs, contrast phase, textures and noise vary from draw to draw.
 
@@ -114,23 +161,30 @@ def abdomen_phantom(
         rng: the only source of randomness.
         size: voxels (H, W, D), at least 16 each. The anatomy fills the field of view, whatever that is.
         spacing: voxel size in mm, from which blur and texture follow.
+        extras: which of :data:`EXTRAS` to paint on top of what there is anyway.
 
     Returns:
         Two volumes (H, W, D) in RAS, indices growing towards the patient's right, front and head: the image in HU and
         the map of :class:`Organ` codes.
 
     Raises:
-        ValueError: when size or spacing is out of range.
+        ValueError: when size, spacing or extras is out of range.
     """
     check_grid(size, spacing)
+    if not set(extras) <= set(EXTRAS):
+        raise ValueError(f"extras must be among {[o.name for o in EXTRAS]}, got {list(extras)}")
     canvas = _Canvas(rng, size, spacing)
     _paint_wall(canvas)
     for blob in (*_bowel(rng), *_BLOBS):
         _paint_blob(canvas, blob)
     _paint_lungs_and_liver_vessels(canvas)
     _paint_spine(canvas)
-    blur = [_gaussians(n, 1, rng.uniform(1.6, 2.2) / mm) for n, mm in zip(size, spacing, strict=True)]
-    image = _along_axes([b / b.sum(1, keepdims=True) for b in blur], canvas.hu)
+    # generators of their own: what a seed draws without extras is what it draws with them
+    for organ, own in zip(EXTRAS, rng.spawn(len(EXTRAS)) if extras else (), strict=False):
+        if organ in extras:
+            canvas.rng = own
+            (_paint_tumours if organ == Organ.LIVER_TUMOUR else _paint_tubes)(canvas, organ)
+    image = blur(canvas.hu, [rng.uniform(1.6, 2.2) / mm for mm in spacing])
     image += rng.uniform(10, 15) * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(np.rint(image), -1024, 3071).astype(np.int16), canvas.organs
 
@@ -198,25 +252,48 @@ def _paint_spine(canvas: _Canvas) -> None:
     canvas.hu[(canal < 1) & (body > 1)] = 25
 
 
-def _gaussians(n: int, pitch: float, sigma: float) -> NDArray[np.float32]:
-    """Weights (n, m) of Gaussians every ``pitch`` voxels; a matrix product per axis spares us a dependency on SciPy."""
-    centres = np.arange(math.ceil((n - 1) / pitch) + 1) * pitch
-    return np.exp(-0.5 * ((np.arange(n)[:, None] - centres) / sigma) ** 2).astype(np.float32)
+def _paint_tubes(canvas: _Canvas, organ: Organ) -> None:
+    rng = canvas.rng
+    place, hu = rng.normal(0, 0.015, 3), rng.normal(0, 6)
+    thinnest = 0.6 * max(2 / n for n in canvas.organs.shape)  # on a coarse grid a gland would fall between the voxels
+    hard = np.isin(canvas.organs, _FIRM)
+    soft = np.isin(canvas.organs, (Organ.LIVER, Organ.HEART, Organ.LUNG))  # here fat sets the tube apart
+    for tube in _TUBES[organ]:
+        radius = max(tube.radius * float(np.exp(rng.normal(0, 0.1))), thinnest)
+        distance = _distance(canvas, [rng.normal(place, 0.01) + point for point in tube.course])
+        soft &= canvas.organs != organ  # not the limb before
+        canvas.paint((distance < radius + 0.03) & soft, Organ.FAT, -100, 8)
+        canvas.paint((distance < radius) & ~hard, organ, tube.plain + tube.gain * canvas.contrast + hu, 6)
 
 
-def _along_axes(weights: Sequence[NDArray[np.float32]], volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    for matrix in reversed(weights):  # each product moves the last axis to the front: three restore the order
-        volume = np.tensordot(matrix, volume, axes=(1, 2))
-    return volume
+def _distance(canvas: _Canvas, course: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Distance (H, W, D) from a line through the points of ``course``."""
+    nearest = np.full(canvas.hu.shape, np.inf, np.float32)
+    for start, end in zip(course, course[1:], strict=False):
+        offsets = [axis - np.float32(s) for axis, s in zip((canvas.x, canvas.y, canvas.z), start, strict=True)]
+        way = (end - start).astype(np.float32)
+        along = np.clip(sum(o * w for o, w in zip(offsets, way, strict=True)) / (way @ way), 0, 1)
+        square = sum((o - along * w) ** 2 for o, w in zip(offsets, way, strict=True))
+        nearest = np.minimum(nearest, square)
+    return np.sqrt(nearest)
 
 
-def check_grid(size: Sequence[int], spacing: Sequence[float]) -> None:
-    """Refuse a grid that no phantom fits into.
-
-    Raises:
-        ValueError: when size is not 3 integers of at least 16, or spacing not 3 positive numbers of mm.
-    """
-    if len(size) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 16 for n in size):
-        raise ValueError(f"size must be 3 integers of at least 16, got {size}")
-    if len(spacing) != 3 or not all(0 < mm < math.inf for mm in spacing):
-        raise ValueError(f"spacing must be 3 positive numbers of mm, got {spacing}")
+def _paint_tumours(canvas: _Canvas, organ: Organ) -> None:
+    rng, size = canvas.rng, canvas.organs.shape
+    # high deep inside the liver, low at its surface: tumours keep their shape
+    depth = blur((canvas.organs == Organ.LIVER).astype(np.float32), [0.06 * n for n in size])
+    liver_hu = 58 + 52 * canvas.contrast
+    for _ in range(rng.integers(1, 5)):
+        where = np.nonzero(canvas.organs == Organ.LIVER)
+        deep = depth[where]
+        centre = rng.choice(np.argwhere(deep >= np.quantile(deep, 0.5)).ravel())
+        radii = float(np.exp(rng.uniform(math.log(0.06), math.log(0.2)))) * np.exp(rng.normal(0, 0.1, 3))
+        offsets = [(index - index[centre]) * (2 / n / r) for index, n, r in zip(where, size, radii, strict=True)]
+        radius = np.sqrt(sum(o**2 for o in offsets))
+        # dents grow with the radius, so that the voxel in the centre always belongs
+        radius *= 1 + 0.15 * canvas.mixed(*(dents[where] for dents in canvas.dents))
+        inside = radius < 1
+        mask = tuple(index[inside] for index in where)
+        dark, rim = rng.uniform(12, 40), rng.choice([0.0, rng.uniform(15, 45)], p=[0.65, 0.35])
+        canvas.paint(mask, organ, liver_hu - dark, rng.uniform(5, 10))
+        canvas.hu[mask] += rim * (radius[inside] > 0.7)

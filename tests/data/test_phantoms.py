@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hybridmim_components.data.anatomy import EXTRAS
 from hybridmim_components.data.datasets import read_cases
-from hybridmim_components.data.phantoms import Organ, abdomen_phantom, write_msd_spleen, write_unlabelled
+from hybridmim_components.data.phantoms import (
+    Organ,
+    abdomen_phantom,
+    write_btcv,
+    write_msd_liver,
+    write_msd_spleen,
+    write_phantoms,
+    write_unlabelled,
+)
 
 SMALL: dict[str, Any] = {"size": (40, 40, 28), "spacing": (7.0, 7.0, 9.0)}
 
 
-def draw(seed: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    return abdomen_phantom(np.random.default_rng(seed), **SMALL)
+TINY: dict[str, Any] = {"size": (24, 24, 20), "spacing": (12.0, 12.0, 13.0)}
+
+
+def draw(seed: int, **options: Any) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    return abdomen_phantom(np.random.default_rng(seed), **{**SMALL, **options})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -53,6 +66,56 @@ def best_threshold_dice(image: NDArray[np.int16], mask: NDArray[np.bool_]) -> fl
 @pytest.fixture(scope="module")
 def msd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_msd_spleen(tmp_path_factory.mktemp("msd") / "Task09_Spleen", 4, 1, seed=3, **SMALL)
+
+
+def test_phantoms_of_published_figures_are_drawn_as_ever() -> None:
+    image, organs = draw(0)
+    published = "494b5dc17c7f7245397b44a5b0509493444f9ad12116140c4dcdeb8aa63f723b"
+    assert hashlib.sha256(image.tobytes()).hexdigest() == published
+    assert hashlib.sha256(organs.tobytes()).hexdigest().startswith("2e1717bccebf81536ef972f680f39b4b")
+
+
+def test_extras_change_nothing_but_what_they_cover() -> None:
+    rng = np.random.default_rng(5)
+    image, organs = abdomen_phantom(rng, **SMALL)
+    again = np.random.default_rng(5)
+    more_image, more = abdomen_phantom(again, **SMALL, extras=EXTRAS)
+    assert rng.uniform() == again.uniform()
+    # the oesophagus and the rest lie amid the body: its wall, bones and surroundings are the same to the last unit
+    for organ in (Organ.AIR, Organ.RIB, Organ.SPINE, Organ.AORTA, Organ.KIDNEY_LEFT):
+        assert np.array_equal(organs == organ, more == organ), organ.name
+    assert np.array_equal(image[:, :8], more_image[:, :8]) and not np.array_equal(image, more_image)
+    # each extra has a generator of its own
+    assert np.array_equal(draw(5, extras=[Organ.LIVER_TUMOUR])[1] == Organ.PANCREAS, organs == Organ.PANCREAS)
+    with pytest.raises(ValueError, match=r"extras must be among \['PANCREAS', .*got .*SPLEEN"):
+        draw(0, extras=[Organ.SPLEEN])
+
+
+def test_tumours_lie_in_the_liver_darker_than_it_and_differ_in_size() -> None:
+    volumes = []
+    for seed in range(8):
+        _, before = draw(seed)
+        image, organs = draw(seed, extras=[Organ.LIVER_TUMOUR])
+        tumour = organs == Organ.LIVER_TUMOUR
+        assert np.array_equal(np.where(tumour, Organ.LIVER, organs), before), seed
+        assert 0 < tumour.sum() < 0.4 * (before == Organ.LIVER).sum(), seed
+        assert np.median(image[tumour]) < np.median(image[organs == Organ.LIVER]), seed
+        assert best_threshold_dice(image, tumour) < 0.6, seed
+        volumes.append(tumour.sum())
+    assert max(volumes) > 4 * min(volumes)
+
+
+def test_small_organs_lie_on_their_side_and_beside_their_neighbours() -> None:
+    for seed in range(6):
+        _, organs = draw(seed, extras=EXTRAS)
+        at = {organ: np.argwhere(organs == organ).mean(0) / organs.shape for organ in Organ}
+        adrenals = at[Organ.ADRENAL_RIGHT], at[Organ.ADRENAL_LEFT]
+        assert adrenals[1][0] < at[Organ.SPINE][0] < adrenals[0][0], seed
+        for adrenal, kidney in zip(adrenals, (at[Organ.KIDNEY_RIGHT], at[Organ.KIDNEY_LEFT]), strict=True):
+            assert kidney[2] < adrenal[2], seed
+        assert at[Organ.SPINE][1] < at[Organ.PORTAL_VEIN][1] < at[Organ.STOMACH][1], seed
+        assert at[Organ.SPINE][1] < at[Organ.OESOPHAGUS][1] and at[Organ.PANCREAS][2] < at[Organ.OESOPHAGUS][2], seed
+        assert at[Organ.SPLEEN][0] < at[Organ.PORTAL_VEIN][0] < at[Organ.LIVER][0], seed
 
 
 def test_every_draw_has_its_organs_at_plausible_hounsfield_units() -> None:
@@ -214,3 +277,120 @@ def test_num_volumes_and_the_grid_of_a_single_phantom_are_checked(tmp_path: Path
         write_unlabelled(tmp_path / "a", 0)
     with pytest.raises(ValueError, match="size must be 3 integers"):
         abdomen_phantom(np.random.default_rng(0), (15, 96, 96))
+
+
+def test_liver_has_the_layout_of_task03_and_both_labels_in_every_case(tmp_path: Path) -> None:
+    root = write_msd_liver(tmp_path / "Task03_Liver", 4, 1, seed=3, **SMALL)
+    about = json.loads((root / "dataset.json").read_text())
+    assert about["labels"] == {"0": "background", "1": "liver", "2": "cancer"} and about["name"] == "Liver"
+    assert sorted(p.name for p in (root / "imagesTs").iterdir()) == ["liver_5.nii.gz"]
+    cases = read_cases("msd_liver", root)
+    assert [case["case_id"] for case in cases] == [f"liver_{n}" for n in range(1, 5)]
+    for case in cases:
+        assert set(np.unique(load(case["label"]).dataobj)) == {0, 1, 2}
+    assert len({nib.aff2axcodes(load(case["image"]).affine) for case in cases}) == 4
+
+
+def test_no_data_set_holds_a_case_of_another(tmp_path: Path) -> None:
+    for write in (write_msd_spleen, write_msd_liver, write_btcv):
+        write(tmp_path / write.__name__, 2, 1, **TINY)
+    write_unlabelled(tmp_path / "more", 2, **TINY)
+    images = [p.read_bytes() for p in tmp_path.rglob("*.nii.gz") if p.parent.name not in ("labelsTr", "label")]
+    assert len(images) == 11 == len(set(images))
+
+
+@pytest.mark.parametrize(
+    ("num_training", "numbers"),
+    [
+        (2, [1, 35]),
+        (13, [*range(1, 11), 35, 36, 37]),
+        (20, [*range(1, 11), *range(21, 27), *range(35, 39)]),
+        (30, [*range(1, 11), *range(21, 41)]),
+    ],
+)
+def test_btcv_has_the_layout_and_numbers_of_the_release(num_training: int, numbers: list[int], tmp_path: Path) -> None:
+    root = write_btcv(tmp_path / "RawData", num_training, 2, **TINY)
+    expected = [f"Training/{kind}/{kind}{n:04d}.nii.gz" for kind in ("img", "label") for n in numbers]
+    assert sorted(contents(root)) == [
+        "Testing/img/img0061.nii.gz",
+        "Testing/img/img0062.nii.gz",
+        *expected,
+        "phantoms.json",
+    ]
+    assert len(read_cases("btcv", root / "Training")) == num_training
+    about = json.loads((root / "phantoms.json").read_text())
+    assert (about["numTraining"], about["numTest"], about["phantom"]["size"]) == (num_training, 2, [24, 24, 20])
+
+
+def test_btcv_has_13_organs_right_and_left_as_the_release_numbers_them(tmp_path: Path) -> None:
+    root = write_btcv(tmp_path / "RawData", 5, 0, seed=3, **SMALL)
+    for case in read_cases("btcv", root / "Training"):
+        label = canonical(case["label"])
+        values = np.asarray(label.dataobj)
+        assert set(np.unique(values)) == set(range(14)), case
+        right = [nib.affines.apply_affine(label.affine, np.argwhere(values == v)).mean(0)[0] for v in range(14)]
+        # spleen, left kidney, stomach, left adrenal | aorta | cava | right kidney, liver, gallbladder, right adrenal
+        assert max(right[v] for v in (1, 3, 7, 13)) < right[8] < right[9] < min(right[v] for v in (2, 4, 6, 12)), case
+
+
+def test_default_grids_show_every_organ_in_every_case() -> None:
+    for seed in range(3):
+        _, organs = abdomen_phantom(np.random.default_rng(seed), extras=EXTRAS)
+        assert np.bincount(organs.ravel(), minlength=len(Organ)).min() > 20, seed
+
+
+@pytest.mark.parametrize(
+    ("dataset", "dataset_dir", "image_dir"),
+    [
+        ("brats2020", "MICCAI_BraTS2020_TrainingData", "MICCAI_BraTS2020_ValidationData"),
+        ("btcv", "RawData/Training", "RawData/Testing/img"),
+        ("msd_liver", "Task03_Liver", "Task03_Liver/imagesTs"),
+        ("msd_spleen", "Task09_Spleen", "Task09_Spleen/imagesTs"),
+    ],
+)
+def test_write_phantoms_makes_the_folders_of_each_data_set_and_completes_them(
+    dataset: str, dataset_dir: str, image_dir: str, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"num_training": 3, "num_test": 1, "num_unlabelled": 2, "size": (16, 16, 16)}
+    folders = write_phantoms(dataset, tmp_path, **arguments)
+    assert folders == (tmp_path / dataset_dir, tmp_path / image_dir, tmp_path / "unlabelled")
+    assert len(read_cases(dataset, folders.dataset_dir)) == 3
+    per_case = 4 if dataset == "brats2020" else 1
+    assert len(list(folders.image_dir.rglob("*.nii.gz"))) == per_case
+    assert len(list(folders.unlabelled_dir.rglob("*.nii.gz"))) == 2 * per_case
+    assert json.loads((folders.unlabelled_dir / "phantoms.json").read_text())["phantom"]["seed"] == 1
+    written = contents(tmp_path)
+    for file in [*folders.dataset_dir.rglob("*.nii.gz")][::2]:
+        file.unlink()
+    write_phantoms(dataset, tmp_path, **arguments)
+    assert contents(tmp_path) == written
+    with pytest.raises(ValueError, match="must be a new or empty folder, or hold these very phantoms, got"):
+        write_phantoms(dataset, tmp_path, **arguments, seed=1)
+    assert contents(tmp_path) == written
+
+
+def test_write_phantoms_of_the_spleen_are_those_of_its_own_functions(tmp_path: Path) -> None:
+    write_phantoms("msd_spleen", tmp_path / "a", 1, 1, 1, seed=3, **TINY)
+    write_msd_spleen(tmp_path / "b" / "Task09_Spleen", 1, 1, seed=3, **TINY)
+    write_unlabelled(tmp_path / "b" / "unlabelled", 1, seed=4, **TINY)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "kits"}, r"dataset must be one of \('brats2020', 'btcv', 'msd_liver', 'msd_spleen'\), got 'kits'"),
+        ({"dataset": "btcv", "num_training": 31}, "num_training must be an integer from 2 to 30, got 31"),
+        ({"dataset": "btcv", "num_training": 1}, "num_training must be an integer from 2 to 30, got 1"),
+        ({"dataset": "btcv", "num_test": 21}, "num_test must be an integer from 0 to 20, got 21"),
+        ({"dataset": "brats2020", "num_training": 0}, "num_training must be an integer of at least 1, got 0"),
+        ({"dataset": "msd_liver", "num_unlabelled": 0}, "num_unlabelled must be an integer of at least 1, got 0"),
+        ({"dataset": "msd_liver", "size": (8, 8, 8)}, "size must be 3 integers of at least 16, got"),
+    ],
+)
+def test_write_phantoms_names_what_is_wrong_before_it_writes(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_phantoms(root=tmp_path / "a", **arguments)
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,109 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Synthetic MR-like brains, written in the layout of BraTS 2020 and without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridmim_components.data.brain import BRAIN_SIZE, BRAIN_SPACING, MODALITIES, brain_phantom
+from hybridmim_components.data.phantom_files import (
+    ABOUT,
+    CaseFiles,
+    case_content,
+    check_count,
+    grid_parameters,
+    write_cases,
+)
+
+__all__ = ["write_brats2020", "write_unlabelled_brains"]
+
+_ORIENTATIONS = ("LPS",)  # that of every file of the release
+_ABOUT = {**ABOUT, "description": ABOUT["description"].replace("CT-like", "MR-like")}
+
+
+def write_brats2020(
+    root: str | Path,
+    num_training: int = 12,
+    num_test: int = 2,
+    seed: int = 0,
+    size: Sequence[int] = BRAIN_SIZE,
+    spacing: Sequence[float] = BRAIN_SPACING,
+) -> Path:
+    """Write phantoms in the layout of BraTS 2020: a folder per patient, a file per sequence, all in LPS.
+
+    Args:
+        root: see :func:`write_btcv`; MICCAI_BraTS2020_TrainingData and, for cases without a label,
+            MICCAI_BraTS2020_ValidationData are made in it.
+        num_training: labelled cases, BraTS20_Training_001 and so on.
+        num_test: unlabelled cases, BraTS20_Validation_001 and so on.
+        seed: see :func:`write_msd_spleen`, as for size and spacing.
+        size: the least number of voxels (H, W, D).
+        spacing: mean voxel size in mm.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when an argument is out of range or the folder holds anything else.
+    """
+    check_count("num_training", num_training, 1)
+    check_count("num_test", num_test, 0)
+    counts = {"numTraining": num_training, "numTest": num_test}
+    manifest = {**_ABOUT, **counts, "phantom": grid_parameters(seed, size, spacing)}
+    cases = []
+    for part, count, kinds, stream in (
+        ("Training", num_training, (*MODALITIES, "seg"), 4),
+        ("Validation", num_test, MODALITIES, 5),
+    ):
+        for number in range(1, count + 1):
+            patient = f"BraTS20_{part}_{number:03d}"
+            files = tuple(f"MICCAI_BraTS2020_{part}Data/{patient}/{patient}_{kind}.nii.gz" for kind in kinds)
+            cases.append(_case(files, (seed, number, stream), size, spacing))
+    return write_cases("root", Path(root), "phantoms.json", manifest, cases)
+
+
+def write_unlabelled_brains(
+    folder: str | Path,
+    num_volumes: int,
+    seed: int = 0,
+    size: Sequence[int] = BRAIN_SIZE,
+    spacing: Sequence[float] = BRAIN_SPACING,
+) -> Path:
+    """Write brains without labels, phantom_1/phantom_1_flair.nii.gz and so on.
+
+    Arguments, result and errors are those of :func:`write_unlabelled`.
+    """
+    check_count("num_volumes", num_volumes, 1)
+    manifest = {**_ABOUT, "numVolumes": num_volumes, "phantom": grid_parameters(seed, size, spacing)}
+    cases = []
+    for number in range(1, num_volumes + 1):
+        files = tuple(f"phantom_{number}/phantom_{number}_{modality}.nii.gz" for modality in MODALITIES)
+        cases.append(_case(files, (seed, number, 6), size, spacing))
+    return write_cases("folder", Path(folder), "phantoms.json", manifest, cases)
+
+
+def _case(files: tuple[str, ...], seed: tuple[int, ...], size: Sequence[int], spacing: Sequence[float]) -> CaseFiles:
+    return files, partial(case_content, len(files), _brain, seed, _ORIENTATIONS, size, spacing)
+
+
+def _brain(
+    rng: np.random.Generator, size: Sequence[int], spacing: Sequence[float]
+) -> tuple[NDArray[np.int16 | np.uint8], ...]:
+    """One volume per modality, and the label."""
+    images, label = brain_phantom(rng, size, spacing)
+    return *images, label

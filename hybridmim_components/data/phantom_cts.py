@@ -1,0 +1,216 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Synthetic CT-like abdomens, written in the layouts of MSD and BTCV and as unlabelled volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridmim_components.data.anatomy import DEFAULT_SIZE, DEFAULT_SPACING, EXTRAS, Organ, abdomen_phantom
+from hybridmim_components.data.phantom_files import (
+    ABOUT,
+    CaseFiles,
+    Draw,
+    case_content,
+    check_count,
+    grid_parameters,
+    write_cases,
+)
+
+__all__ = ["write_btcv", "write_msd_liver", "write_msd_spleen", "write_unlabelled"]
+
+_ORIENTATIONS = ("RAS", "LPS", "LAS", "LPI")
+_BTCV_ORGANS = (
+    Organ.SPLEEN,
+    Organ.KIDNEY_RIGHT,
+    Organ.KIDNEY_LEFT,
+    Organ.GALLBLADDER,
+    Organ.OESOPHAGUS,
+    Organ.LIVER,
+    Organ.STOMACH,
+    Organ.AORTA,
+    Organ.VENA_CAVA,
+    Organ.PORTAL_VEIN,
+    Organ.PANCREAS,
+    Organ.ADRENAL_RIGHT,
+    Organ.ADRENAL_LEFT,
+)
+
+
+def write_msd_spleen(
+    dataset_dir: str | Path,
+    num_training: int = 12,
+    num_test: int = 2,
+    seed: int = 0,
+    size: Sequence[int] = DEFAULT_SIZE,
+    spacing: Sequence[float] = DEFAULT_SPACING,
+) -> Path:
+    """Write phantoms in the layout of Task09 of the Medical Segmentation Decathlon, the spleen being labelled.
+
+    Grids differ by case: up to 12 % more voxels, up to 8 % other spacing, four orientations. A case follows from the
+    seed and its number alone. What an interrupted call left is completed; what is there already is not written again.
+
+    Args:
+        dataset_dir: a new or empty folder, or one that holds these very phantoms.
+        num_training: labelled cases, spleen_1 and so on.
+        num_test: unlabelled cases; their numbers follow.
+        seed: non-negative; the same seed gives the same bytes.
+        size: the least number of voxels (H, W, D).
+        spacing: mean voxel size in mm.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when an argument is out of range or the folder holds anything else.
+    """
+    labels = {"spleen": Organ.SPLEEN}
+    return _write_msd(Path(dataset_dir), "spleen", labels, (num_training, num_test), (seed,), size, spacing)
+
+
+def write_msd_liver(
+    dataset_dir: str | Path,
+    num_training: int = 12,
+    num_test: int = 2,
+    seed: int = 0,
+    size: Sequence[int] = DEFAULT_SIZE,
+    spacing: Sequence[float] = DEFAULT_SPACING,
+) -> Path:
+    """Write phantoms in the layout of Task03 of the Decathlon: liver 1, and one to four tumours in it, 2.
+
+    Arguments, result and errors are those of :func:`write_msd_spleen`; no case is one of its cases.
+    """
+    labels = {"liver": Organ.LIVER, "cancer": Organ.LIVER_TUMOUR}
+    return _write_msd(Path(dataset_dir), "liver", labels, (num_training, num_test), (seed, 2), size, spacing)
+
+
+def write_btcv(
+    root: str | Path,
+    num_training: int = 12,
+    num_test: int = 2,
+    seed: int = 0,
+    size: Sequence[int] = DEFAULT_SIZE,
+    spacing: Sequence[float] = DEFAULT_SPACING,
+) -> Path:
+    """Write phantoms in the layout of BTCV, Training/img, Training/label and Testing/img, with its 13 organs.
+
+    Args:
+        root: see ``dataset_dir`` of :func:`write_msd_spleen`; phantoms.json in it tells what they are.
+        num_training: labelled cases, 2 to 30. A fifth of them, 6 at most, bear the numbers 35 and up of the validation
+            cases in common use; the others 1 to 10 and then 21 to 34, as in the release.
+        num_test: unlabelled cases, 20 at most, from number 61.
+        seed: see :func:`write_msd_spleen`, as for size and spacing.
+        size: the least number of voxels (H, W, D).
+        spacing: mean voxel size in mm.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when an argument is out of range or the folder holds anything else.
+    """
+    check_count("num_training", num_training, 2, 30)
+    check_count("num_test", num_test, 0, 20)
+    num_validation = min(6, max(1, round(num_training / 5)))
+    numbers = [*range(1, 11), *range(21, 35)][: num_training - num_validation] + [*range(35, 35 + num_validation)]
+    names: dict[int, tuple[str, ...]] = {
+        n: (f"Training/img/img{n:04d}.nii.gz", f"Training/label/label{n:04d}.nii.gz") for n in numbers
+    }
+    names |= {n: (f"Testing/img/img{n:04d}.nii.gz",) for n in range(61, 61 + num_test)}
+    counts = {"numTraining": num_training, "numTest": num_test}
+    manifest = {**ABOUT, **counts, "phantom": grid_parameters(seed, size, spacing)}
+    draw = partial(_ct, _BTCV_ORGANS)
+    cases = [_case(files, draw, (seed, number, 3), size, spacing) for number, files in names.items()]
+    return write_cases("root", Path(root), "phantoms.json", manifest, cases)
+
+
+def write_unlabelled(
+    folder: str | Path,
+    num_volumes: int,
+    seed: int = 0,
+    size: Sequence[int] = DEFAULT_SIZE,
+    spacing: Sequence[float] = DEFAULT_SPACING,
+) -> Path:
+    """Write phantoms without labels, none of which any labelled data set of the same seed holds.
+
+    Args:
+        folder: a new or empty folder, or one that holds these very phantoms; phantoms.json in it tells what they are.
+        num_volumes: how many, phantom_1.nii.gz and so on.
+        seed: see :func:`write_msd_spleen`, as for size and spacing.
+        size: the least number of voxels (H, W, D).
+        spacing: mean voxel size in mm.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when an argument is out of range or the folder holds anything else.
+    """
+    check_count("num_volumes", num_volumes, 1)
+    manifest = {**ABOUT, "numVolumes": num_volumes, "phantom": grid_parameters(seed, size, spacing)}
+    numbers = range(1, num_volumes + 1)
+    cases = [_case((f"phantom_{n}.nii.gz",), partial(_ct, ()), (seed, n, 1), size, spacing) for n in numbers]
+    return write_cases("folder", Path(folder), "phantoms.json", manifest, cases)
+
+
+def _write_msd(
+    root: Path,
+    prefix: str,
+    labels: Mapping[str, Organ],
+    counts: tuple[int, int],
+    seed: tuple[int, ...],
+    size: Sequence[int],
+    spacing: Sequence[float],
+) -> Path:
+    """Label value 1 is the first entry of ``labels``, and so on; ``seed`` may have a second number, of the data set."""
+    check_count("num_training", counts[0], 1)
+    check_count("num_test", counts[1], 0)
+    names = [f"{prefix}_{n}.nii.gz" for n in range(1, sum(counts) + 1)]
+    manifest = {
+        "name": prefix.capitalize(),
+        **ABOUT,
+        "tensorImageSize": "3D",
+        "modality": {"0": "CT"},
+        "labels": {str(value): name for value, name in enumerate(("background", *labels))},
+        "numTraining": counts[0],
+        "numTest": counts[1],
+        "training": [{"image": f"./imagesTr/{n}", "label": f"./labelsTr/{n}"} for n in names[: counts[0]]],
+        "test": [f"./imagesTs/{n}" for n in names[counts[0] :]],
+        "phantom": grid_parameters(seed[0], size, spacing),
+    }
+    draw = partial(_ct, tuple(labels.values()))
+    cases: list[CaseFiles] = []
+    for number, name in enumerate(names, start=1):
+        files = (f"imagesTr/{name}", f"labelsTr/{name}") if number <= counts[0] else (f"imagesTs/{name}",)
+        cases.append(_case(files, draw, (seed[0], number, *seed[1:]), size, spacing))
+    return write_cases("dataset_dir", root, "dataset.json", manifest, cases)
+
+
+def _case(
+    files: tuple[str, ...], draw: Draw, seed: tuple[int, ...], size: Sequence[int], spacing: Sequence[float]
+) -> CaseFiles:
+    return files, partial(case_content, len(files), draw, seed, _ORIENTATIONS, size, spacing)
+
+
+def _ct(
+    labels: Sequence[Organ], rng: np.random.Generator, size: Sequence[int], spacing: Sequence[float]
+) -> tuple[NDArray[np.int16 | np.uint8], ...]:
+    """Image and label, in which the first organ of ``labels`` is 1 and so on."""
+    image, organs = abdomen_phantom(rng, size, spacing, [organ for organ in EXTRAS if organ in labels])
+    values = np.zeros(len(Organ), np.uint8)
+    values[list(labels)] = range(1, len(labels) + 1)
+    return image, values[organs]

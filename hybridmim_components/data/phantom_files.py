@@ -1,0 +1,146 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How phantoms get on disk: NIfTI files whose bytes follow from a seed, below a manifest that tells whose they are."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridmim_components.data.phantom_grid import check_grid
+from hybridmim_components.files import write_text
+
+__all__ = ["ABOUT", "CaseFiles", "Draw", "case_content", "check_count", "grid_parameters", "write_cases"]
+
+logger = logging.getLogger(__name__)
+
+ABOUT = {
+    "description": "Synthetic CT-like phantoms from a seeded generator. They show no patient and hold no patient data.",
+    "reference": "hybridmim_components.data.phantoms",
+    "licence": "Apache-2.0",
+    "release": "1",  # of the anatomy: a folder of another release is not taken for the same phantoms
+}
+"""What each manifest says of phantoms."""
+Volumes = tuple[NDArray[Any], ...]
+Draw = Callable[[np.random.Generator, Sequence[int], Sequence[float]], Volumes]
+"""Draws the volumes (H, W, D) of one case in RAS, from a generator, a size and a spacing."""
+CaseFiles = tuple[tuple[str, ...], Callable[[], tuple[bytes, ...]]]
+"""Names of the files of a case, relative to the root, and what makes their contents."""
+
+
+def case_content(
+    num_files: int,
+    draw: Draw,
+    seed: Sequence[int],
+    orientations: Sequence[str],
+    size: Sequence[int],
+    spacing: Sequence[float],
+) -> tuple[bytes, ...]:
+    """NIfTI files of one case, all on one grid.
+
+    Args:
+        num_files: how many of the volumes to keep: a case without a label goes without its last one.
+        draw: makes the volumes.
+        seed: of everything; the second number, that of the case, chooses its orientation.
+        orientations: those in turn, such as RAS.
+        size: the least number of voxels (H, W, D); up to 12 % more are drawn.
+        spacing: mean voxel size in mm; up to 8 % more or less are drawn.
+    """
+    rng = np.random.default_rng(seed)
+    grid = [round(n * rng.uniform(1, 1.12)) for n in size]
+    voxel = [mm * rng.uniform(0.92, 1.08) for mm in spacing]
+    volumes = draw(rng, grid, voxel)
+    affine = np.diag([*voxel, 1.0])
+    affine[:3, 3] = rng.normal(0, 60, 3) - np.multiply(voxel, grid) / 2
+    orientation = orientations[seed[1] % len(orientations)]
+    return tuple(_nifti(volume, affine, orientation) for volume in volumes[:num_files])
+
+
+def _nifti(volume: NDArray[Any], affine: NDArray[np.float64], orientation: str) -> bytes:
+    ras, wanted = nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(orientation)
+    turn = nib.orientations.ornt_transform(ras, wanted)
+    turned = nib.orientations.apply_orientation(volume, turn)
+    image = nib.Nifti1Image(turned, affine @ nib.orientations.inv_ornt_aff(turn, volume.shape))
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=1)
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), 6, mtime=0)  # a time of writing would make each copy differ
+
+
+def write_cases(
+    argument: str, root: Path, manifest_name: str, manifest: Mapping[str, object], cases: Sequence[CaseFiles]
+) -> Path:
+    """Write what a folder lacks of these cases.
+
+    Args:
+        argument: what the caller's user knows ``root`` by.
+        root: a new or empty folder, or one whose manifest is this one.
+        manifest_name: name of the file that tells what the folder holds.
+        manifest: its content.
+        cases: files, relative to ``root``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when the folder holds anything else.
+    """
+    text, path = json.dumps(manifest, indent=4), root / manifest_name
+    ours = path.is_file() and path.read_text(encoding="utf-8") == text
+    if not ours and root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ValueError(f"{argument} must be a new or empty folder, or hold these very phantoms, got {root}")
+    missing = [case for case in cases if not all((root / name).is_file() for name in case[0])]
+    if not missing:
+        logger.info("%s holds these phantoms already", root)
+        return root
+    logger.info("Writing %d phantom(s) to %s", len(missing), root)
+    # first, so that a call that was interrupted can be told from a stranger's folder and be completed
+    write_text(path, text)
+    for names, make in missing:
+        for name, content in zip(names, make(), strict=True):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            hidden = (root / name).with_name(f".{Path(name).name}.{os.getpid()}")
+            hidden.write_bytes(content)
+            os.replace(hidden, root / name)
+    return root
+
+
+def grid_parameters(seed: int, size: Sequence[int], spacing: Sequence[float]) -> dict[str, object]:
+    """What a manifest says of the seed and the grids.
+
+    Raises:
+        ValueError: when one of them is out of range.
+    """
+    check_count("seed", seed, 0)
+    check_grid(size, spacing)
+    return {"seed": seed, "size": list(size), "spacing": [float(mm) for mm in spacing]}
+
+
+def check_count(name: str, value: int, minimum: int, maximum: int | None = None) -> None:
+    """Refuse what is not an integer from minimum to maximum.
+
+    Raises:
+        ValueError: names the argument, the rule and the value.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < minimum or (maximum is not None and value > maximum):
+        rule = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise ValueError(f"{name} must be an integer {rule}, got {value!r}")
