@@ -13,8 +13,8 @@
 
 from __future__ import annotations
 
-from hybridmim_components.networks.backbones import BACKBONES, Backbone, backbone_of
+from hybridmim_components.networks.backbones import Backbone, backbone_of
 from hybridmim_components.networks.dropout import has_dropout, use_channel_dropout
 from hybridmim_components.networks.hybridmim import HybridMIM
 
-__all__ = ["BACKBONES", "Backbone", "HybridMIM", "backbone_of", "has_dropout", "use_channel_dropout"]
+__all__ = ["Backbone", "HybridMIM", "backbone_of", "has_dropout", "use_channel_dropout"]

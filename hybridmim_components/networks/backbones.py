@@ -11,13 +11,15 @@
 
 """How a stock MONAI network divides into encoder and decoder: the one place that knows a backbone's module names.
 
-A third backbone is one subclass of :class:`Backbone` and one entry in ``BACKBONES``.
+A third backbone is one subclass of :class:`Backbone`, here or in a module that a config's ``imports`` name.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from math import prod
+from typing import Any, ClassVar
 
 from monai.networks.nets import BasicUNet, SwinUNETR
 from torch import Tensor, nn
@@ -25,11 +27,16 @@ from torch import Tensor, nn
 # torch types every attribute of a module as Tensor | Module, which can neither be called nor divided
 Network = Any
 
-__all__ = ["BACKBONES", "Backbone", "BasicUNetBackbone", "SwinUNETRBackbone", "backbone_of"]
+__all__ = ["Backbone", "BasicUNetBackbone", "SwinUNETRBackbone", "backbone_of", "check_crop_size"]
 
 
 class Backbone(ABC):
-    """Encoder, decoder and names of a stock network class, without any state and without copying its layers."""
+    """Encoder, decoder and names of a stock network class, without any state and without copying its layers.
+
+    Defining a subclass makes it known to :func:`backbone_of`.
+    """
+
+    known: ClassVar[list[Backbone]] = []
 
     network_class: type[nn.Module]
     """The stock class that this describes."""
@@ -37,6 +44,12 @@ class Backbone(ABC):
     """Name prefix of the output layer, which belongs to the segmentation task alone."""
     stem: tuple[str, ...]
     """Names of the weights whose second axis is the number of input channels."""
+    whole_strides: bool = True
+    """Whether a crop must be a multiple of the total stride."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Backbone.known.append(cls())
 
     @abstractmethod
     def total_stride(self, network: Network) -> int:
@@ -65,6 +78,7 @@ class BasicUNetBackbone(Backbone):
     network_class = BasicUNet
     output_layer = "final_conv"
     stem = ("conv_0.conv_0.conv.weight",)
+    whole_strides = False
 
     def total_stride(self, network: Network) -> int:  # noqa: D102
         return 16
@@ -133,17 +147,36 @@ class SwinUNETRBackbone(Backbone):
         return network.out(feature)
 
 
-BACKBONES: tuple[Backbone, ...] = (BasicUNetBackbone(), SwinUNETRBackbone())
-
-
 def backbone_of(network: nn.Module) -> Backbone:
     """Find the description of a stock network.
 
     Raises:
         TypeError: when the network's class has none.
     """
-    for backbone in BACKBONES:
+    for backbone in Backbone.known:
         if isinstance(network, backbone.network_class):
             return backbone
-    known = ", ".join(b.network_class.__name__ for b in BACKBONES)
+    known = ", ".join(b.network_class.__name__ for b in Backbone.known)
     raise TypeError(f"network must be one of {known}, got {type(network).__name__}")
+
+
+def check_crop_size(network: nn.Module, roi_size: Sequence[int]) -> None:
+    """Refuse a crop that a network cannot take, before the first one is drawn.
+
+    Args:
+        network: a stock network.
+        roi_size: voxels of a crop or a sliding window.
+
+    Raises:
+        ValueError: when a side is no multiple of the total stride, for a network that needs one, or the bottleneck
+            would be a single voxel, on which instance normalisation fails.
+        TypeError: when the network's class is unknown.
+    """
+    backbone, name = backbone_of(network), type(network).__name__
+    stride = backbone.total_stride(network)
+    if backbone.whole_strides and any(size % stride for size in roi_size):
+        raise ValueError(f"roi_size must be a multiple of {name}'s total stride {stride}, got {list(roi_size)}")
+    if prod(size // stride for size in roi_size) < 2:
+        raise ValueError(
+            f"roi_size must give {name} a bottleneck of more than one voxel (stride {stride}), got {list(roi_size)}"
+        )
