@@ -107,6 +107,7 @@ class HybridMIM(nn.Module):
         self.projection_head = nn.Linear(bottleneck, projection_size, bias=False) if contrast else None
         self.register_buffer("projection_center", torch.zeros(bottleneck))
         self.projection_center: Tensor
+        self._target_checked = False
 
     def apply_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         """Crops (B, C, *image_size) with their masked voxels filled; ``mask`` is boolean (B, S, P)."""
@@ -128,10 +129,12 @@ class HybridMIM(nn.Module):
             perception is off, ``view1`` and ``view2`` (B, F) in training mode unless the contrast is off.
 
         Raises:
-            ValueError: when x is not of the grid's size.
+            ValueError: when x is not of the grid's size, or, at the first call, holds what the output activation cannot
+                reach.
         """
         if tuple(x.shape[2:]) != self.grid.image_size:
             raise ValueError(f"crops must have the grid's size {self.grid.image_size}, got {tuple(x.shape[2:])}")
+        self._check_target(x)
         masked = self.apply_mask(x, mask)
         features = self.backbone.encode(self.network, masked)
         decoded = self.backbone.decode(self.network, [region.crop(f) for f in features])
@@ -148,6 +151,17 @@ class HybridMIM(nn.Module):
             outputs["view1"] = self.projection_head(pooled1 - self.projection_center)
             self._follow_center(torch.cat([pooled1, pooled2]))
         return outputs
+
+    def _check_target(self, x: Tensor) -> None:
+        """Refuse images that a sigmoid cannot reach; once, since each look at a value waits for the device."""
+        if self._target_checked or self.output_activation != "sigmoid":
+            return
+        self._target_checked = True
+        low, high = float(x.min()), float(x.max())
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"output_activation sigmoid needs images in 0..1, got {low:g}..{high:g}: scale them, or set identity"
+            )
 
     def _activate(self, reconstruction: Tensor) -> Tensor:
         return reconstruction.sigmoid() if self.output_activation == "sigmoid" else reconstruction

@@ -11,11 +11,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from monai.losses import ContrastiveLoss
+import torch.nn.functional as F
+from monai.bundle import ConfigParser
+from monai.losses import ContrastiveLoss, DiceLoss
 
 from hybridmim_components.losses import (
     LOSS_TERMS,
@@ -28,6 +32,8 @@ from hybridmim_components.losses import (
     partial_region_loss,
 )
 from hybridmim_components.masking import MaskGrid, expand_mask, sample_mask
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
 from hybridmim_components.partial_region import choose_region
 
 GRID = MaskGrid(12, 4, 2)
@@ -186,3 +192,11 @@ def test_wrong_weights_are_refused() -> None:
         HybridMIMLoss(0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
         HybridMIMLoss(temperature=0)
+
+
+def test_the_loss_of_brats_is_dice_and_binary_cross_entropy() -> None:
+    config = json.loads((BUNDLES / "hybridmim_brats2020_unet_segmentation" / "configs" / "train.json").read_text())
+    loss = ConfigParser({"loss": config["loss"]}).get_parsed_content("loss")
+    logits, target = torch.randn(2, 3, 4, 4, 4), torch.randint(2, (2, 3, 4, 4, 4)).float()
+    expected = DiceLoss(sigmoid=True)(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
+    assert torch.allclose(loss(logits, target), expected, atol=1e-6)

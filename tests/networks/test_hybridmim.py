@@ -179,3 +179,32 @@ def test_convolution_blocks_drop_whole_channels_on_request() -> None:
     assert kinds == {nn.Dropout3d}
     stock = HybridMIM(unet(), UNET_GRID)
     assert not any(isinstance(m, nn.Dropout3d) for m in stock.network.modules())
+
+
+def test_a_sigmoid_is_refused_for_images_that_it_cannot_reach() -> None:
+    x, mask, region = torch.randn(1, 1, 48, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID)
+    with pytest.raises(
+        ValueError, match=r"output_activation sigmoid needs images in 0\.\.1, got -.*: scale them, or set id"
+    ):
+        HybridMIM(unet(), UNET_GRID)(x, mask, region)
+    reached = HybridMIM(unet(), UNET_GRID, output_activation="identity").eval()(x, mask, region)["reconstruction"]
+    assert reached.min() < 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "subvolume", "tokens"),
+    [((96, 96, 96), 32, (3, 3, 3)), ((96, 64, 32), 32, (3, 2, 1)), ((128, 64, 64), 64, (2, 1, 1))],
+)
+def test_swin_has_a_token_for_each_subvolume_of_other_crops_too(size: tuple, subvolume: int, tokens: tuple) -> None:
+    grid = MaskGrid(size, subvolume, 16)
+    model = HybridMIM(swin(depths=(1, 1, 1, 1)), grid)
+    outputs = model(torch.rand(1, 1, *size), sample_mask(grid, 1), choose_region(grid, "random"))
+    assert grid.subvolume_grid == tokens
+    assert outputs["number"].shape == (1, grid.num_subvolumes, grid.num_patches + 1)
+    outputs["number"].sum().backward()
+
+
+def test_swin_drops_in_every_stage_of_its_encoder() -> None:
+    dropouts = {n for n, m in swin().swinViT.named_modules() if isinstance(m, nn.Dropout) and m.p > 0}
+    assert all(any(name.startswith(f"layers{stage}.") for name in dropouts) for stage in (1, 2, 3, 4))
