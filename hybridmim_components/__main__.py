@@ -15,34 +15,78 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
+import warnings
 
 import fire
 
-from hybridmim_components.data.phantoms import write_msd_spleen, write_unlabelled
+from hybridmim_components.data.case_table import case_rows, format_row
+from hybridmim_components.data.download import download_msd
+from hybridmim_components.data.phantoms import write_phantoms
 from hybridmim_components.overview import draw_overview, summary
 
 __all__ = ["main"]
 
 
-def phantoms(output_dir: str, num_training: int = 20, num_test: int = 2, num_unlabelled: int = 8, seed: int = 0) -> str:
-    """Write CT-like phantoms: a labelled data set in MSD's layout, and unlabelled volumes.
+def download(task: str, output_dir: str, url: str | None = None, md5: str | None = None) -> str:
+    """Download a task of the Medical Segmentation Decathlon, go on with a partial download, verify and unpack it.
 
     Args:
-        output_dir: ``Task09_Spleen`` and ``unlabelled`` are written below it.
-        num_training: labelled volumes.
-        num_test: volumes without labels, in imagesTs.
-        num_unlabelled: volumes in the folder for pre-training.
+        task: such as Task09_Spleen, or msd_spleen.
+        output_dir: the task's folder is made in it.
+        url: another source of the same archive.
+        md5: checksum of that archive, where it is another one.
+    """
+    return str(download_msd(task, output_dir, url, md5))
+
+
+def phantoms(
+    output_dir: str,
+    dataset: str = "msd_spleen",
+    num_training: int = 20,
+    num_test: int = 2,
+    num_unlabelled: int = 8,
+    seed: int = 0,
+) -> str:
+    """Write phantoms in the layout of a data set, and unlabelled ones; prints dataset_dir, image_dir, unlabelled_dirs.
+
+    Args:
+        output_dir: folder that they are written to.
+        dataset: brats2020, btcv, msd_liver or msd_spleen.
+        num_training: labelled cases.
+        num_test: cases without labels, to infer on.
+        num_unlabelled: cases in the folder for pre-training.
         seed: seed of everything.
     """
-    root = Path(output_dir)
-    dataset = write_msd_spleen(root / "Task09_Spleen", num_training, num_test, seed=seed)
-    unlabelled = write_unlabelled(root / "unlabelled", num_unlabelled, seed=seed + 1)
-    return f"{dataset}\n{unlabelled}"
+    folders = write_phantoms(dataset, output_dir, num_training, num_test, num_unlabelled, seed)
+    return "\n".join(str(folder) for folder in folders)
+
+
+def check(dataset: str, dataset_dir: str, modalities: list | None = None, num_workers: int = 2) -> None:
+    """Print a table of the labelled cases with a verdict on each; end with status 1 where something is wrong.
+
+    Args:
+        dataset: brats2020, btcv, msd_liver, msd_spleen, or msd_NAME for another task of MSD.
+        dataset_dir: folder of the unpacked download.
+        modalities: sequences to use of brats2020, such as "['flair','t1ce']".
+        num_workers: threads that read.
+    """
+    print(format_row())
+    wrong = total = 0
+    for row in case_rows(dataset, dataset_dir, modalities, num_workers):
+        print(format_row(row), flush=True)
+        total, wrong = total + 1, wrong + bool(row.problem)
+    if wrong:
+        raise ValueError(f"{wrong} of {total} row(s) cannot be used, see the verdicts above")
+    print(f"all {total} cases can be used")
 
 
 def overview(
-    run_dir: str, dataset_dir: str, dataset: str = "msd_spleen", window: tuple = (-57, 164), title: str = ""
+    run_dir: str,
+    dataset_dir: str,
+    dataset: str = "msd_spleen",
+    window: tuple | None = None,
+    title: str = "",
+    modalities: list | None = None,
 ) -> str:
     """Draw overview.png of a run and print its table.
 
@@ -50,18 +94,23 @@ def overview(
         run_dir: folder with the outputs of pretrain, train and evaluate.
         dataset_dir: folder of the labelled data set.
         dataset: name of the data set.
-        window: display window in HU.
+        window: display window, in HU for CT; default: from 1 to 99 % of what is drawn.
         title: headline of the picture.
+        modalities: sequences that were used of brats2020.
     """
-    draw_overview(run_dir, dataset, dataset_dir, window, title)
+    draw_overview(run_dir, dataset, dataset_dir, window, title, modalities)
     return summary(run_dir)
 
 
 def main() -> None:
     """Run one command; an error that names its cause ends with that line alone."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # MONAI tells for each file that it reads which optional decoders are not installed
+    logging.getLogger("monai.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
     try:
-        fire.Fire({"phantoms": phantoms, "overview": overview}, name="hybridmim_components")
+        commands = {"check": check, "download": download, "phantoms": phantoms, "overview": overview}
+        fire.Fire(commands, name="hybridmim_components")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

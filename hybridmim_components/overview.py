@@ -14,27 +14,35 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.lines import Line2D
 
-from hybridmim_components.data.datasets import read_cases
+from hybridmim_components.data.datasets import label_names, read_cases
+from hybridmim_components.data.volumes import image_files
 from hybridmim_components.losses import LOSS_TERMS
 
 __all__ = ["draw_overview", "read_curve", "summary"]
 
 Row = dict[str, str]
+Labels = dict[int, str]
 
 
 def draw_overview(
-    run_dir: str | Path, dataset: str, dataset_dir: str | Path, intensity_range: Sequence[float], title: str = ""
+    run_dir: str | Path,
+    dataset: str,
+    dataset_dir: str | Path,
+    intensity_range: Sequence[float] | None = None,
+    title: str = "",
+    modalities: Sequence[str] | None = None,
 ) -> Path:
     """Draw ``overview.png``: reconstruction, learning curves, and segmentation against truth.
 
@@ -42,8 +50,9 @@ def draw_overview(
         run_dir: folder with ``pretrain``, ``train`` and ``evaluate``, the output folders of the three configs.
         dataset: name of the data set.
         dataset_dir: its folder, for images and labels of the evaluated cases.
-        intensity_range: window of the images in HU.
+        intensity_range: window of the images, in HU for CT; None: from 1 to 99 % of what is drawn.
         title: headline.
+        modalities: sequences that were used, for a data set that has several; the first is drawn.
 
     Returns:
         Path of the picture.
@@ -55,18 +64,19 @@ def draw_overview(
     previews = sorted((run / "pretrain" / "previews").glob("epoch_*.png"))
     if not previews:
         raise FileNotFoundError(f"no previews in {run / 'pretrain'}: run configs/pretrain.json first")
-    evaluated = _evaluated_cases(run / "evaluate", dataset, dataset_dir)
-    figure = Figure(figsize=(15, 15.5), layout="constrained")
+    evaluated = _evaluated_cases(run / "evaluate", dataset, dataset_dir, modalities)
+    labels = {value: name for value, name in label_names(dataset, dataset_dir).items() if value}
+    figure = Figure(figsize=(15, 15.5 if len(labels) == 1 else 19), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title or "HybridMIM: pre-training, fine-tuning, evaluation", fontsize=16)
-    parts: Any = figure.subfigures(3, 1, height_ratios=[1.15, 0.75, 1])
+    parts: Any = figure.subfigures(3, 1, height_ratios=[1.15, 0.75, 1 if len(labels) == 1 else 1.7])
     top, middle, bottom = parts
     axis = top.subplots()
     axis.imshow(imread(previews[-1]))
     axis.set_axis_off()
     top.suptitle("Pre-training on unlabelled volumes: masked input and reconstruction of held-out volumes")
     _draw_curves(middle, run)
-    _draw_cases(bottom, evaluated[:4], intensity_range)
+    _draw_cases(bottom, evaluated[:4], intensity_range, labels)
     target = run / "overview.png"
     figure.savefig(target, dpi=75)
     return target
@@ -155,43 +165,87 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
     return np.convolve(padded, np.ones(span) / span, mode="valid")
 
 
-def _evaluated_cases(evaluate_dir: Path, dataset: str, dataset_dir: str | Path) -> list[dict[str, Any]]:
-    cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir)}
-    found: list[dict[str, Any]] = []
+def _evaluated_cases(
+    evaluate_dir: Path, dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """Cases that have a mask, with the mean Dice of their classes."""
+    cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir, modalities)}
+    scores: dict[str, list[Row]] = {}
     for row in read_curve(evaluate_dir / "evaluation_cases.csv"):
-        mask = evaluate_dir / "masks" / f"{row['case']}_seg.nii.gz"
-        if mask.is_file() and row["case"] in cases and row["case"] not in [c["case_id"] for c in found]:
-            found.append({**cases[row["case"]], "mask": mask, **{k: row[k] for k in ("dice", "class", "figures")}})
+        scores.setdefault(row["case"], []).append(row)
+    found: list[dict[str, Any]] = []
+    for case_id, rows in scores.items():
+        mask = evaluate_dir / "masks" / f"{case_id}_seg.nii.gz"
+        if mask.is_file() and case_id in cases:
+            dice = sum(float(row["dice"]) for row in rows) / len(rows)
+            name = rows[0]["class"] if len(rows) == 1 else "mean"
+            found.append({**cases[case_id], "mask": mask, "dice": dice, "class": name, "figures": rows[0]["figures"]})
     if not found:
         raise FileNotFoundError(f"no masks of cases of {dataset_dir} in {evaluate_dir / 'masks'}")
     return found
 
 
-def _draw_cases(figure: Any, cases: Sequence[dict[str, Any]], intensity_range: Sequence[float]) -> None:
-    axes = figure.subplots(1, len(cases), squeeze=False)[0]
-    for axis, case in zip(axes, cases, strict=True):
-        image, truth, mask = (_canonical(case[key]) for key in ("image", "label", "mask"))
-        depth = int(np.argmax((truth.dataobj > np.zeros(1)).sum((0, 1))))
-        spacing = image.header.get_zooms()
-        aspect = float(spacing[1] / spacing[0])
-        # radiological convention: the patient's right on the left of the picture
-        planes = [np.flip(np.asarray(v.dataobj[..., depth]).T, 1) for v in (image, truth, mask)]
-        axis.imshow(
-            planes[0], cmap="gray", vmin=intensity_range[0], vmax=intensity_range[1], origin="lower", aspect=aspect
-        )
-        for plane, colour in ((planes[1], "lime"), (planes[2], "red")):
-            if plane.any():
-                axis.contour(plane > 0, levels=[0.5], colors=colour, linewidths=1.5)
-        axis.set_title(f"{case['case_id']}: {case['class']} Dice {float(case['dice']):.3f}")
-        axis.set_axis_off()
-    handles = [Line2D([], [], color=c, label=n) for n, c in (("truth", "lime"), ("prediction", "red"))]
-    figure.legend(handles=handles, loc="lower center", ncols=2)
+def _draw_cases(figure: Any, cases: Sequence[dict[str, Any]], window: Sequence[float] | None, names: Labels) -> None:
+    """Outlines of truth and prediction where there is one class; else a row for each, with a colour per class."""
+    one_class = len(names) == 1
+    axes = figure.subplots(1 if one_class else 2, len(cases), squeeze=False)
+    for column, case in zip(axes.T, cases, strict=True):
+        planes, aspect = _planes(case)
+        low, high = window if window is not None else np.percentile(planes[0][planes[0] != planes[0].min()], (1, 99))
+        for axis in column:
+            axis.imshow(planes[0], cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
+            axis.set_axis_off()
+        if one_class:
+            for plane, colour in zip(planes[1:], ("lime", "red"), strict=True):
+                if plane.any():
+                    column[0].contour(plane > 0, levels=[0.5], colors=colour, linewidths=1.5)
+        else:
+            for axis, plane in zip(column, planes[1:], strict=True):
+                axis.imshow(_coloured(plane, names), origin="lower", aspect=aspect, interpolation="nearest")
+        column[0].set_title(f"{case['case_id']}: {case['class']} Dice {case['dice']:.3f}")
+    _legend(figure, names)
+    if not one_class:
+        for text, height in (("truth", 0.72), ("prediction", 0.28)):
+            figure.text(0.005, height, text, rotation=90, va="center")
     seen = any(case["figures"] == "training" for case in cases)
     figure.suptitle(
         "Segmentation of the training cases themselves (fold is 'all')"
         if seen
         else "Segmentation of held-out cases: not trained on, but their Dice chose the best epoch"
     )
+
+
+def _planes(case: Mapping[str, Any]) -> tuple[list[np.ndarray], float]:
+    """The axial slice with most of the truth, of image, truth and prediction, and the ratio of its voxels' sides."""
+    image, truth, mask = (_canonical(volume) for volume in (image_files(case["image"])[0], case["label"], case["mask"]))
+    # of every class the same weight: a slice full of liver shows no tumour
+    labels = np.asarray(truth.dataobj)
+    shares = [(labels == v).sum((0, 1)) / (labels == v).sum() for v in np.unique(labels) if v]
+    depth = int(np.argmax(np.sum(shares, 0))) if shares else labels.shape[2] // 2
+    spacing = image.header.get_zooms()
+    volumes = (np.asarray(v.dataobj)[:, :, depth] for v in (image, truth, mask))
+    # radiological convention: the patient's right on the left of the picture
+    planes = [volume if volume.ndim == 2 else volume[..., 0] for volume in volumes]
+    return [np.flip(plane.T, 1) for plane in planes], float(spacing[1] / spacing[0])
+
+
+def _colours(names: Labels) -> dict[int, Any]:
+    return {value: colormaps["tab20"](index % 20) for index, value in enumerate(names)}
+
+
+def _coloured(plane: np.ndarray, names: Labels) -> np.ndarray:
+    picture = np.zeros((*plane.shape, 4))
+    for value, colour in _colours(names).items():
+        picture[plane == value] = (*colour[:3], 0.55)
+    return picture
+
+
+def _legend(figure: Any, names: Labels) -> None:
+    if len(names) == 1:
+        handles = [Line2D([], [], color=c, label=n) for n, c in (("truth", "lime"), ("prediction", "red"))]
+    else:
+        handles = [Line2D([], [], color=c, linewidth=5, label=names[v]) for v, c in _colours(names).items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)))
 
 
 def _canonical(path: str | Path) -> Any:

@@ -1,0 +1,103 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A table of a data set's cases with a verdict on each: what ``python -m hybridmim_components check`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hybridmim_components.data.datasets import dataset_of, find_cases, label_names
+from hybridmim_components.data.layouts import Case
+from hybridmim_components.data.volumes import VolumeRules, check_label, image_files, read_volume
+
+__all__ = ["CaseRow", "case_rows", "format_row"]
+
+_WIDTHS = (24, 15, 18, 24)
+_TITLES = ("case", "grid", "spacing [mm]", "intensity")
+
+
+class CaseRow(NamedTuple):
+    """One case of a table."""
+
+    case_id: str
+    grid: str = "-"
+    """Voxels of the image as (R, A, S), times channels where there are several."""
+    spacing: str = "-"
+    intensity: str = "-"
+    """Least to greatest value, of each channel."""
+    labels: str = "-"
+    """Number of voxels by label value."""
+    problem: str = ""
+    """What is wrong, with the file's name; empty for a case that can be used."""
+
+
+def case_rows(
+    dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None = None, num_workers: int = 2
+) -> Iterator[CaseRow]:
+    """Read every case of a data set, image and label, and tell what it is and whether it can be used.
+
+    Args:
+        dataset: name of the data set, see :func:`.datasets.dataset_of`.
+        dataset_dir: folder of the unpacked download.
+        modalities: sequences to use, for a data set that has several; None: all.
+        num_workers: number of threads that read.
+
+    Yields:
+        One row per case as soon as it is read, then one per case that is incomplete.
+
+    Raises:
+        ValueError: when the data set or a modality is unknown, or dataset.json has no labels.
+        FileNotFoundError: when the folder, or a part of its layout, does not exist.
+    """
+    known, found = dataset_of(dataset), find_cases(dataset, dataset_dir, modalities)
+    names = label_names(dataset, dataset_dir)
+    rules = VolumeRules(len(modalities or known.modalities) or 1, known.zero_background, sorted(names))
+    with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
+        yield from pool.map(partial(_row, rules), found.cases)
+    for problem in found.problems:
+        yield CaseRow("(incomplete)", problem=problem)
+
+
+def format_row(row: CaseRow | None = None) -> str:
+    """One line of the table; without a row, its headline."""
+    if row is None:
+        cells: Sequence[str] = (*_TITLES, "voxels per label", "verdict")
+    else:
+        cells = (row.case_id, row.grid, row.spacing, row.intensity, row.labels, row.problem or "ok")
+    fixed = "  ".join(cell.ljust(width) for cell, width in zip(cells, _WIDTHS, strict=False))
+    return f"{fixed}  {cells[-2]}  {cells[-1]}"
+
+
+def _row(rules: VolumeRules, case: Case) -> CaseRow:
+    row = CaseRow(case["case_id"])
+    try:
+        image = read_volume(case["image"], rules=rules)
+        channels = f" x{len(image)}" if len(image) > 1 else ""
+        ranges = [f"{float(c.min()):g}..{float(c.max()):g}" for c in image.as_tensor()]
+        row = row._replace(
+            grid="x".join(str(n) for n in image.shape[1:]) + channels,
+            spacing=" x ".join(f"{float(mm):.3g}" for mm in image.pixdim),
+            intensity=", ".join(ranges),
+        )
+        label = check_label(image, case["label"], rules.label_values)
+        counts = zip(*np.unique(np.asarray(label), return_counts=True), strict=True)
+        return row._replace(labels=" ".join(f"{value:g}:{count}" for value, count in counts))
+    except (ValueError, FileNotFoundError) as error:
+        return row._replace(problem=str(error))
+    except MemoryError:
+        return row._replace(problem=f"too large for this machine's memory: {', '.join(image_files(case['image']))}")
