@@ -1,0 +1,145 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The eight bundles with settings small enough for a test, and phantoms of their data sets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridmim_components.data.phantoms import PhantomFolders, write_phantoms
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
+NAMES = [f"{d}_{b}" for d in ("brats2020", "btcv", "msd_liver", "msd_spleen") for b in ("unet", "swinunetr")]
+NETWORKS: dict[str, dict[str, Any]] = {
+    "unet": {"network_def#features": [4, 4, 4, 8, 8, 4]},
+    "swinunetr": {"network_def#feature_size": 12, "network_def#depths": [1, 1, 1, 1]},
+}
+CROPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "unet": ({"roi_size": [48, 48, 48]}, {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]}),
+    "swinunetr": ({"roi_size": [64, 64, 64]}, {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]}),
+}
+CT_GRID = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
+GRIDS = {"brats2020": {"size": (36, 44, 36), "spacing": (4.4, 4.0, 4.2)}}
+CONFIGS = {
+    "pretrain": ["pretrain"],
+    "train": ["train"],
+    "evaluate": ["train", "evaluate"],
+    "inference": ["inference"],
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle and overrides that shrink it."""
+
+    name: str
+
+    @property
+    def dataset(self) -> str:
+        return self.name.rpartition("_")[0]
+
+    @property
+    def backbone(self) -> str:
+        return self.name.rpartition("_")[2]
+
+    @property
+    def path(self) -> Path:
+        return BUNDLES / f"hybridmim_{self.name}_segmentation"
+
+    def config(self, name: str) -> dict[str, Any]:
+        return json.loads((self.path / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+
+    def config_files(self, step: str) -> list[str]:
+        return [str(self.path / "configs" / f"{name}.json") for name in CONFIGS[step]]
+
+    def small(self, step: str) -> dict[str, Any]:
+        """Overrides for a step."""
+        spacing = [5.0, 5.0, 5.0] if self.dataset == "brats2020" else [6.0, 6.0, 6.0]
+        crop, masking = CROPS[self.backbone]
+        base = {**NETWORKS[self.backbone], **crop, "spacing": spacing, "device": "cpu", "num_workers": 0}
+        schedule = {"epochs": 2, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1, "cache": "memory"}
+        return base | (schedule if step in ("pretrain", "train") else {}) | (masking if step == "pretrain" else {})
+
+
+def phantoms_of(root: Path, dataset: str) -> PhantomFolders:
+    return write_phantoms(dataset, root, num_training=6, num_test=1, num_unlabelled=2, **GRIDS.get(dataset, CT_GRID))
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    """Each of the eight bundles."""
+    return Bundle(request.param)
+
+
+@pytest.fixture(scope="session")
+def spleen() -> Bundle:
+    return Bundle("msd_spleen_unet")
+
+
+@pytest.fixture(scope="session")
+def brats() -> Bundle:
+    return Bundle("brats2020_unet")
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PhantomFolders]:
+    """Phantoms of a data set: 6 labelled cases, 1 to infer on, and 2 unlabelled."""
+    made: dict[str, PhantomFolders] = {}
+
+    def make(dataset: str) -> PhantomFolders:
+        if dataset not in made:
+            made[dataset] = phantoms_of(tmp_path_factory.mktemp(dataset), dataset)
+        return made[dataset]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def step(monai_run: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """Run a step of a bundle as typed in a shell, from a working directory that is not the bundle's."""
+
+    def run_step(bundle: Bundle, name: str, **overrides: object) -> subprocess.CompletedProcess[str]:
+        cwd = tmp_path_factory.getbasetemp()
+        return monai_run(bundle.path, CONFIGS[name], cwd, **{**bundle.small(name), **overrides})
+
+    return run_step
+
+
+@pytest.fixture(scope="session")
+def run(step: Callable, phantoms: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundle], Path]:
+    """All four steps of a bundle, one after the other, once in a session."""
+    done: dict[str, Path] = {}
+
+    def run_all(bundle: Bundle) -> Path:
+        if bundle.name not in done:
+            out, data = tmp_path_factory.mktemp(bundle.name), phantoms(bundle.dataset)
+            extra: dict[str, dict[str, object]] = {
+                "pretrain": {"unlabelled_dirs": data.unlabelled_dir},
+                "train": {"pretrained": out / "models" / "pretrained" / "model.pt"},
+                "inference": {"image_dir": data.image_dir},
+            }
+            for name in CONFIGS:
+                places = {"dataset_dir": data.dataset_dir, "ckpt_dir": out / "models", "output_dir": out / name}
+                result = step(bundle, name, **places, **extra.get(name, {}))
+                assert result.returncode == 0, f"{name}\n{result.stdout}\n{result.stderr}"
+                (out / f"{name}.log").write_text(result.stdout + result.stderr)
+            done[bundle.name] = out
+        return done[bundle.name]
+
+    return run_all

@@ -1,0 +1,169 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Every bundle as its users run it: all configs by MONAI's own command, on phantoms, from another working directory."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from hybridmim_components.data import finetuning_lists
+from hybridmim_components.weights import load_pretrained, read_weights
+
+pytestmark = pytest.mark.slow
+OUTPUT_LAYERS = {"unet": "final_conv", "swinunetr": "out"}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def regions(dataset: str, labels: np.ndarray) -> list[np.ndarray]:
+    """What is scored, from a map of labels, written out once more by hand."""
+    if dataset == "brats2020":
+        return [np.isin(labels, [1, 4]), np.isin(labels, [1, 2, 4]), labels == 4]
+    if dataset == "msd_liver":
+        return [labels > 0, labels == 2]
+    return [labels == value for value in range(1, {"btcv": 14, "msd_spleen": 2}[dataset])]
+
+
+def test_pretraining_leaves_weights_curves_previews_and_a_checkpoint(bundle, run: Callable) -> None:
+    out = run(bundle)
+    weights = out / "models" / "pretrained" / "model.pt"
+    parser = ConfigParser(bundle.config("train"))
+    parser.update(bundle.small("train"))
+    assert load_pretrained(parser.get_parsed_content("network_def"), weights).share == 1
+    recipe = read_weights(weights)[1]
+    assert recipe["spacing"] == bundle.small("train")["spacing"] and recipe["dataset"] == bundle.dataset
+    channels = 4 if bundle.dataset == "brats2020" else 1
+    held_out = 1 if bundle.dataset == "btcv" else 2
+    # 6 cases less those held out, and 2 unlabelled ones
+    assert len(recipe["volumes"]) == (8 - held_out) * channels
+    curve = rows(out / "pretrain" / "training.csv")
+    assert [r["epoch"] for r in curve] == ["1", "2"]
+    assert all(float(r[t]) > 0 for r in curve for t in ("partial_region", "number", "location", "contrast"))
+    assert len(list((out / "pretrain" / "previews").glob("*.png"))) == 2
+    assert list((out / "pretrain" / "tensorboard").iterdir())
+    checkpoints = list((out / "pretrain" / "checkpoints").iterdir())
+    assert any("final" in p.name for p in checkpoints)
+    for checkpoint in checkpoints:
+        assert set(torch.load(checkpoint, weights_only=True)) == {"network", "optimizer", "lr_scheduler"}
+
+
+def test_finetuning_starts_from_them_and_leaves_a_bare_state_dict(bundle, run: Callable) -> None:
+    out = run(bundle)
+    log = (out / "train.log").read_text()
+    assert "Loaded pre-trained weights" in log and "100.0% of the values outside the output layer" in log
+    assert "recipe differs" not in log
+    state, recipe = read_weights(out / "models" / "model.pt")
+    assert any(name.startswith(OUTPUT_LAYERS[bundle.backbone]) for name in state) and recipe["pretrained"] is True
+    assert recipe["pretraining_volumes"] == read_weights(out / "models" / "pretrained" / "model.pt")[1]["volumes"]
+    assert sorted(p.name for p in (out / "models").iterdir()) == ["model.json", "model.pt", "pretrained"]
+
+
+def test_evaluation_scores_exactly_the_held_out_cases_on_their_own_grid(
+    bundle, run: Callable, phantoms: Callable
+) -> None:
+    out, data = run(bundle), phantoms(bundle.dataset)
+    fold = bundle.config("train")["fold"]
+    held_out = {c["case_id"]: c for c in finetuning_lists(bundle.dataset, str(data.dataset_dir), fold)["validation"]}
+    names = bundle.config("evaluate")["class_names"]
+    found = rows(out / "evaluate" / "evaluation_cases.csv")
+    assert [(r["case"], r["class"]) for r in found] == [(c, n) for c in held_out for n in names]
+    assert {r["figures"] for r in found} == {"validation"}
+    for case_id, case in held_out.items():
+        label = nib.load(case["label"])
+        mask = nib.load(out / "evaluate" / "masks" / f"{case_id}_seg.nii.gz")
+        assert mask.shape == label.shape and np.allclose(mask.affine, label.affine, atol=1e-4)
+        truths, preds = (regions(bundle.dataset, volume.get_fdata()) for volume in (label, mask))
+        scores = [r for r in found if r["case"] == case_id]
+        for truth, pred, score in zip(truths, preds, scores, strict=True):
+            assert int(score["label_voxels"]) == truth.sum() and int(score["pred_voxels"]) == pred.sum()
+            both = truth.sum() + pred.sum()
+            assert float(score["dice"]) == pytest.approx(2 * (truth & pred).sum() / both if both else 1, abs=1e-5)
+
+
+def test_inference_writes_masks_on_the_input_grid_with_the_labels_of_the_metadata(
+    bundle, run: Callable, phantoms: Callable
+) -> None:
+    out, data = run(bundle), phantoms(bundle.dataset)
+    (mask_file,) = (out / "inference").glob("*.nii.gz")
+    images = sorted(data.image_dir.rglob("*.nii.gz"))
+    name = data.image_dir.name if bundle.dataset != "brats2020" else images[0].parent.name
+    assert mask_file.name == f"{name if bundle.dataset == 'brats2020' else images[0].name[:-7]}_seg.nii.gz"
+    mask, image = nib.load(mask_file), nib.load(images[0])
+    assert mask.shape == image.shape and np.allclose(mask.affine, image.affine, atol=1e-4)
+    labels = bundle.config("metadata")["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert mask.get_data_dtype() == np.uint8 and set(np.unique(mask.get_fdata())) <= {float(v) for v in labels}
+
+
+def test_evaluating_what_pretraining_saw_is_refused_across_commands(
+    spleen, run: Callable, phantoms: Callable, step: Callable
+) -> None:
+    out, data = run(spleen), phantoms("msd_spleen")
+    places = {"dataset_dir": data.dataset_dir, "ckpt_dir": out / "models", "output_dir": out / "leak"}
+    refused = step(spleen, "evaluate", **places, fold=1)
+    assert refused.returncode != 0
+    assert "error: 1 held-out volume(s) cannot be evaluated on" in refused.stderr
+    assert not (out / "leak" / "evaluation_cases.csv").exists()
+
+
+def test_the_overview_shows_the_whole_run(bundle, run: Callable, phantoms: Callable) -> None:
+    out, data = run(bundle), phantoms(bundle.dataset)
+    command = [sys.executable, "-m", "hybridmim_components", "overview", str(out)]
+    command += ["--dataset", bundle.dataset, "--dataset_dir", str(data.dataset_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "overview.png").stat().st_size > 20_000
+    names = bundle.config("evaluate")["class_names"]
+    for text in ("partial_region", "fine-tuning", f"{names[0]} (validation)", "masks of new images"):
+        assert text in done.stdout
+
+
+def test_weights_of_ct_start_a_network_for_four_modalities(
+    spleen, brats, run: Callable, phantoms: Callable, step: Callable, tmp_path: Path
+) -> None:
+    weights = run(spleen) / "models" / "pretrained" / "model.pt"
+    places = {"dataset_dir": phantoms("brats2020").dataset_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "out"}
+    done = step(brats, "train", **places, pretrained=weights, epochs=1)
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log
+    assert "1 adapted" in log and "adapted: conv_0.conv_0.conv.weight" in log and "0 missing" in log
+
+
+@pytest.mark.parametrize("names", [["flair", "t1ce"], ["t1ce"]])
+def test_a_subset_of_the_modalities_sets_the_channels(
+    brats, names: list[str], phantoms: Callable, step: Callable, tmp_path: Path
+) -> None:
+    data = phantoms("brats2020")
+    places = {"dataset_dir": data.dataset_dir, "ckpt_dir": tmp_path / "models", "modalities": names}
+    pretrained = {"pretrained": tmp_path / "models" / "pretrained" / "model.pt"}
+    for name, extra in {
+        "pretrain": {"unlabelled_dirs": data.unlabelled_dir, "epochs": 1},
+        "train": {**pretrained, "epochs": 1},
+        "evaluate": {},
+        "inference": {"image_dir": data.image_dir},
+    }.items():
+        done = step(brats, name, **places, **extra, output_dir=tmp_path / name)
+        assert done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
+    assert read_weights(tmp_path / "models" / "model.pt")[0]["conv_0.conv_0.conv.weight"].shape[1] == len(names)
+    assert [p.name for p in (tmp_path / "inference").iterdir()] == ["BraTS20_Validation_001_seg.nii.gz"]

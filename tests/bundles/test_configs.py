@@ -1,0 +1,169 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the configs and metadata of every bundle must hold, and that they differ only where they have to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.scripts import verify_net_in_out
+
+from hybridmim_components.data import DATASETS
+from hybridmim_components.weights import save_weights
+
+ROOT = Path(__file__).parents[2]
+STEPS = ("pretrain", "train", "evaluate", "inference")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
+def test_required_properties_are_there(bundle, step: str, phantoms: Callable, tmp_path: Path) -> None:
+    data = phantoms(bundle.dataset)
+    places = {"dataset_dir": data.dataset_dir, "output_dir": tmp_path, "bundle_root": bundle.path, "ckpt_dir": tmp_path}
+    overrides = bundle.small(step) | {name: str(path) for name, path in places.items()}
+    if step == "inference":
+        overrides["image_dir"] = str(data.image_dir)
+    kind = "infer" if step == "inference" else "train"
+    workflow = ConfigWorkflow(bundle.config_files(step), workflow_type=kind, logging_file=False, **overrides)
+    if step in ("evaluate", "inference"):
+        save_weights(tmp_path / "model.pt", workflow.parser.get_parsed_content("network_def"), {}, bare=True)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_network_agrees_with_the_metadata(bundle) -> None:
+    network = {k: v for k, v in bundle.small("inference").items() if k.startswith("network_def")}
+    metadata = str(bundle.path / "configs" / "metadata.json")
+    verify_net_in_out("network_def", metadata, bundle.config_files("inference"), device="cpu", **network)
+
+
+def test_metadata_names_what_the_model_zoo_wants(bundle) -> None:
+    meta = bundle.config("metadata")
+    wanted = "schema version changelog monai_version pytorch_version numpy_version required_packages_version name task"
+    wanted += " description authors copyright data_source data_type image_classes label_classes pred_classes"
+    wanted += " eval_metrics intended_use references network_data_format"
+    assert set(wanted.split()) <= set(meta)
+    assert meta["version"] in meta["changelog"] and meta["eval_metrics"] == {}
+    lock = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
+    assert (meta["monai_version"], meta["pytorch_version"]) == (lock["monai"], lock["torch"])
+    assert meta["numpy_version"] == lock["numpy"]
+    assert {n: lock[n] for n in meta["required_packages_version"]} == meta["required_packages_version"]
+
+
+def test_metadata_label_values_are_those_that_the_checks_expect(bundle) -> None:
+    channels = bundle.config("metadata")["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert {int(value): name for value, name in channels.items()} == DATASETS[bundle.dataset].label_names
+    train = ConfigParser(bundle.config("train"))
+    assert list(train.get_parsed_content("rules").label_values) == sorted(DATASETS[bundle.dataset].label_names)
+
+
+def test_shared_knobs_have_one_name_and_one_default(bundle) -> None:
+    configs = {name: bundle.config(name) for name in ("pretrain", "train", "inference")}
+    shared = ["spacing", "roi_size", "network_def", "dataset_dir", "ckpt_dir", "device", "amp"]
+    shared.append("modalities" if bundle.dataset == "brats2020" else "intensity_range")
+    for name in shared:
+        values = [c[name] for c in configs.values()]
+        assert all(v == values[0] for v in values), name
+    for name in ("seed", "fold", "split_seed", "batch_size", "crops_per_volume", "num_workers", "cache", "dataset"):
+        assert configs["pretrain"][name] == configs["train"][name], name
+    wanted = "bundle_root dataset_dir output_dir device amp seed epochs batch_size num_workers cache val_interval"
+    wanted += " learning_rate roi_size fold pretrained"
+    assert set(wanted.split()) <= set(configs["pretrain"]) & set(configs["train"])
+    assert "label_fraction" in configs["train"]
+
+
+def test_every_knob_is_described(bundle) -> None:
+    readme = (bundle.path / "docs" / "README.md").read_text()
+    own = {"dataset", "network_def", "network"}
+    for name in ("pretrain", "train", "inference"):
+        knobs = [k for k, v in bundle.config(name).items() if not isinstance(v, (dict, list)) or k.endswith("_size")]
+        for knob in set(knobs) - own - {"pretraining_recipe"}:
+            assert f"`{knob}`" in readme, f"{knob} of {name}"
+
+
+def test_inference_uses_stock_components_only(bundle) -> None:
+    config = bundle.config("inference")
+    assert "hybridmim" not in json.dumps(config)
+    transforms = [t["_target_"] for t in config["preprocessing"]["transforms"]]
+    # MONAI 1.6.1's Spacingd breaks on MONAI Label's image_path, so the path is put aside while it runs
+    at = transforms.index("Spacingd")
+    assert transforms[at - 2 : at + 2] == ["CopyItemsd", "DeleteItemsd", "Spacingd", "CopyItemsd"]
+
+
+def test_inference_preprocessing_passes_monai_labels_path_through(spleen, phantoms: Callable) -> None:
+    parser = ConfigParser(spleen.config("inference"))
+    (image,) = phantoms("msd_spleen").image_dir.glob("*.nii.gz")
+    for item in ({"image": str(image), "image_path": str(image)}, {"image": str(image)}):
+        result = parser.get_parsed_content("preprocessing")(dict(item))
+        assert result.get("image_path") == item.get("image_path")
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value of a config by the names that lead to it; a list of components counts as a whole."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat(inner, f"{path}#{key}" if path else key)
+    else:
+        yield path, value
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    left, right = dict(flat(one)), dict(flat(other))
+    return {path for path in left.keys() | right.keys() if left.get(path) != right.get(path)}
+
+
+BY_BACKBONE = {
+    "network_def",
+    "learning_rate",
+    "weight_decay",
+    "batch_size",
+    "validate",
+    "inferer",
+    "name",
+    "description",
+}
+BY_DATASET = {
+    "pretrain": {"dataset", "dataset_dir", "epochs", "cache", "intensity_range", "num_classes", "fold"},
+    "train": {"dataset", "dataset_dir", "epochs", "cache", "intensity_range", "num_classes", "fold", "validate"},
+    "evaluate": {"class_names", "validate#postprocessing#transforms", "validate#handlers"},
+    "inference": {"dataset_dir", "image_dir", "intensity_range", "num_classes"},
+}
+
+
+@pytest.mark.parametrize("step", [*STEPS, "multi_gpu_pretrain", "multi_gpu_train", "multi_gpu_evaluate", "metadata"])
+def test_two_bundles_of_a_dataset_differ_by_the_backbone_alone(bundle, step: str) -> None:
+    if bundle.backbone != "unet":
+        pytest.skip("compared with its UNet")
+    other = type(bundle)(f"{bundle.dataset}_swinunetr").config(step)
+    found = differences(bundle.config(step), other)
+    assert {path.split("#")[0] for path in found} <= BY_BACKBONE
+    assert {path for path in found if "#" in path and not path.startswith("network_def")} <= {
+        "validate#inferer#sw_batch_size",
+        "inferer#sw_batch_size",
+    }
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("backbone", ["unet", "swinunetr"])
+def test_two_ct_bundles_of_a_backbone_differ_by_the_dataset_alone(spleen, step: str, backbone: str) -> None:
+    for one, other in combinations(("btcv", "msd_liver", "msd_spleen"), 2):
+        configs = [type(spleen)(f"{dataset}_{backbone}").config(step) for dataset in (one, other)]
+        found = differences(*configs)
+        assert {path if "#" in path and step == "evaluate" else path.split("#")[0] for path in found} <= BY_DATASET[
+            step
+        ]

@@ -1,0 +1,76 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The multi_gpu overlays, on two CPU processes that torchrun starts."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybridmim_components.distributed import handlers_of_rank, local_device, rank, start
+
+pytestmark = pytest.mark.slow
+CONFIGS = {
+    "pretrain": ["pretrain", "multi_gpu_pretrain"],
+    "train": ["train", "multi_gpu_train"],
+    "evaluate": ["train", "evaluate", "multi_gpu_evaluate"],
+}
+
+
+def torchrun(bundle, step: str, cwd: Path, **overrides: object) -> None:
+    files = [str(bundle.path / "configs" / f"{name}.json") for name in CONFIGS[step]]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(bundle.path)]
+    small = {k: v for k, v in bundle.small(step).items() if k != "device"}
+    for key, value in {**small, **overrides}.items():
+        command += [f"--{key}", str(value)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{step}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+
+
+def cases(path: Path) -> list[list[str]]:
+    with open(path, newline="") as file:
+        return sorted(csv.reader(file))
+
+
+def test_two_processes_pretrain_train_and_evaluate(spleen, phantoms: Callable, step: Callable, tmp_path: Path) -> None:
+    data, models = phantoms("msd_spleen"), tmp_path / "models"
+    places = {"dataset_dir": data.dataset_dir, "ckpt_dir": models}
+    weights = models / "pretrained" / "model.pt"
+    pool = {"unlabelled_dirs": data.unlabelled_dir, "val_fraction": 0.3}
+    torchrun(spleen, "pretrain", tmp_path, **places, **pool, output_dir=tmp_path / "pretrain")
+    torchrun(spleen, "train", tmp_path, **places, output_dir=tmp_path / "train", pretrained=weights)
+    for name in ("pretrain", "train"):
+        with open(tmp_path / name / "training.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        # rank 0 alone writes; each process has 2 volumes, one batch, of the 4 for training
+        assert [(r["epoch"], r["iteration"]) for r in rows] == [("1", "1"), ("2", "2")]
+    assert not any(key.startswith("module.") for key in torch.load(models / "model.pt", weights_only=True))
+    torchrun(spleen, "evaluate", tmp_path, **places, output_dir=tmp_path / "two")
+    done = step(spleen, "evaluate", **places, output_dir=tmp_path / "one")
+    assert done.returncode == 0, done.stderr
+    for name in ("cases", "summary"):
+        assert cases(tmp_path / "two" / f"evaluation_{name}.csv") == cases(tmp_path / "one" / f"evaluation_{name}.csv")
+
+
+def test_without_torchrun_the_overlay_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(RuntimeError, match="need several processes: start them by torchrun"):
+        start()
+    assert rank() == 0 and local_device().type in ("cpu", "cuda")
+    assert handlers_of_rank(["anything"]) == ["anything"]
