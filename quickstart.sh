@@ -15,24 +15,29 @@
 set -euo pipefail
 
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
-bundle=hybridmim_msd_spleen_unet_segmentation
+name=msd_spleen_unet
 output="$PWD/quickstart_output"
 dataset_dir=""
 unlabelled_dirs=""
-fold=0
+modalities=""
+fold=""
 install=yes
 
 usage() {
     cat <<'TEXT'
-Usage: ./quickstart.sh [--dataset-dir DIR] [--unlabelled-dirs DIR] [--fold N|all] [--output DIR] [--no-install] [--help]
+Usage: ./quickstart.sh [--bundle NAME] [--dataset-dir DIR] [--unlabelled-dirs DIR] [--modalities LIST]
+                       [--fold N|standard|all] [--output DIR] [--no-install] [--help]
 
-Pre-trains a small UNet by HybridMIM, fine-tunes it, evaluates it on cases that it has not seen, segments new images, and
-ends with a table and overview.png. Without --dataset-dir it does so on phantoms that it makes: CT-like abdomens. Each
-step is the bundle's own config, shrunk by overrides. A step that is done is not done again: remove --output for that.
+Pre-trains a small network by HybridMIM, fine-tunes it, evaluates it on cases that it has not seen, segments new images, and
+ends with a table and overview.png. Without --dataset-dir it does so on phantoms that it makes: CT-like abdomens or MR-like
+brains. Each step is the bundle's own config, shrunk by overrides. A step that is done is not done again: remove --output for
+that.
 
-  --dataset-dir DIR      your data set in the layout of MSD Task09 (imagesTr, labelsTr, imagesTs)
-  --unlabelled-dirs DIR  your folder of unlabelled CTs (.nii.gz, .nii, .mhd, .nrrd, or .dcm series)
-  --fold N|all           which fold is held out (default 0); 'all' for fewer than 5 labelled cases
+  --bundle NAME          brats2020, btcv, msd_liver or msd_spleen, then _unet or _swinunetr (default msd_spleen_unet)
+  --dataset-dir DIR      your data set, in the layout that the bundle's docs/README.md names
+  --unlabelled-dirs DIR  your folder of unlabelled scans
+  --modalities LIST      brats2020: the sequences that you have, such as flair,t1ce
+  --fold N|standard|all  which fold is held out (default: the bundle's); 'all' for fewer than 5 labelled cases
   --output DIR           where everything is written (default ./quickstart_output)
   --no-install           use the `python` on PATH as it is
 TEXT
@@ -40,9 +45,11 @@ TEXT
 
 while [ $# -gt 0 ]; do
     case "$1" in
-        --dataset-dir | --unlabelled-dirs | --fold | --output)
+        --bundle | --dataset-dir | --unlabelled-dirs | --modalities | --fold | --output)
             [ $# -ge 2 ] || { echo "quickstart: $1 needs a value" >&2; exit 2; }
             case "$1" in
+                --bundle) name="$2" ;;
+                --modalities) modalities="$2" ;;
                 --dataset-dir) dataset_dir="$2" ;;
                 --unlabelled-dirs) unlabelled_dirs="$2" ;;
                 --fold) fold="$2" ;;
@@ -56,6 +63,14 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+
+bundle="$ROOT/bundles/hybridmim_${name}_segmentation"
+if [ ! -d "$bundle" ]; then
+    known="$(cd -- "$ROOT/bundles" && printf '%s\n' hybridmim_*_segmentation | sed 's/^hybridmim_//; s/_segmentation$//' | tr '\n' ' ')"
+    echo "quickstart: --bundle must be one of ${known% }, got $name" >&2
+    exit 2
+fi
+dataset="${name%_*}"
 
 # absolute PATH: a path that holds from any working directory, whether it exists or not.
 absolute() {
@@ -76,11 +91,15 @@ fi
 
 started=$SECONDS
 title="HybridMIM on $dataset_dir"
+image_dir=""
 if [ -z "$dataset_dir" ]; then
     title="HybridMIM quickstart on phantoms (synthetic, no patient data)"
-    python -m hybridmim_components phantoms "$output/phantoms"
-    dataset_dir="$output/phantoms/Task09_Spleen"
-    unlabelled_dirs="${unlabelled_dirs:-$output/phantoms/unlabelled}"
+    folders="$(python -m hybridmim_components phantoms "$output/phantoms" --dataset "$dataset")"
+    echo "$folders"
+    { read -r dataset_dir && read -r image_dir && read -r phantom_unlabelled; } <<<"$folders"
+    unlabelled_dirs="${unlabelled_dirs:-$phantom_unlabelled}"
+elif [ -d "$dataset_dir/imagesTs" ]; then
+    image_dir="$dataset_dir/imagesTs"
 fi
 
 # step NAME CONFIG ARGUMENT...: runs a config of the bundle, unless the same command has succeeded before.
@@ -89,7 +108,7 @@ rerun=no
 step() {
     local name="$1" config="$2" log="$output/$1.log" done_file="$output/.$1.done"
     shift 2
-    local command=(python -m monai.bundle run --config_file "$config" --bundle_root "$ROOT/bundles/$bundle"
+    local command=(python -m monai.bundle run --config_file "$config" --bundle_root "$bundle"
         --dataset_dir "$dataset_dir" --output_dir "$output/$name" --ckpt_dir "$output/models" "$@")
     if [ "$rerun" = no ] && [ -f "$done_file" ] && [ "$(cat -- "$done_file")" = "${command[*]}" ]; then
         echo "quickstart: $name is done already"
@@ -106,20 +125,37 @@ step() {
     printf '%s\n' "${command[*]}" >"$done_file"
 }
 
-configs="$ROOT/bundles/$bundle/configs"
-small=(--spacing "[4,4,4]" --roi_size "[48,48,48]" --network_def#features "[8,8,16,32,64,8]" --num_workers 0)
-train=("${small[@]}" --fold "$fold" --cache memory --learning_rate 0.002)
-step pretrain "$configs/pretrain.json" "${train[@]}" --subvolume_size "[16,16,16]" --patch_size "[8,8,8]" \
-    --unlabelled_dirs "$unlabelled_dirs" --batch_size 4 --crops_per_volume 2 --epochs 12 --val_interval 2
+# What makes a network, a crop and a schedule small enough for two CPU cores.
+case "$name" in
+    *_unet)
+        small=(--roi_size "[48,48,48]" --network_def#features "[8,8,16,32,64,8]")
+        masking=(--subvolume_size "[16,16,16]" --patch_size "[8,8,8]")
+        learning_rate=0.002
+        ;;
+    *_swinunetr)
+        small=(--roi_size "[64,64,64]" --network_def#feature_size 12 --network_def#depths "[1,1,1,1]")
+        masking=(--subvolume_size "[32,32,32]" --patch_size "[16,16,16]")
+        learning_rate=0.001
+        ;;
+esac
+small+=(--spacing "[4,4,4]" --num_workers 0)
+[ -z "$modalities" ] || modalities=(--modalities "['$(sed "s/,/','/g" <<<"$modalities")']")
+small+=(${modalities[@]:+"${modalities[@]}"})
+[ -z "$fold" ] || fold=(--fold "$fold")
+train=("${small[@]}" ${fold[@]:+"${fold[@]}"} --cache memory --learning_rate "$learning_rate")
+configs="$bundle/configs"
+step pretrain "$configs/pretrain.json" "${train[@]}" "${masking[@]}" --unlabelled_dirs "$unlabelled_dirs" \
+    --batch_size 4 --crops_per_volume 2 --epochs 12 --val_interval 2
 step train "$configs/train.json" "${train[@]}" --pretrained "$output/models/pretrained/model.pt" \
     --batch_size 2 --crops_per_volume 1 --epochs 36 --val_interval 6
-step evaluate "['$configs/train.json','$configs/evaluate.json']" "${small[@]}" --fold "$fold"
-if [ -d "$dataset_dir/imagesTs" ]; then
-    step inference "$configs/inference.json" "${small[@]}"
+step evaluate "['$configs/train.json','$configs/evaluate.json']" "${small[@]}" ${fold[@]:+"${fold[@]}"}
+if [ -n "$image_dir" ]; then
+    step inference "$configs/inference.json" "${small[@]}" --image_dir "$image_dir"
 else
     echo "quickstart: no imagesTs in $dataset_dir: nothing to infer on"
 fi
 
 printf '\n'
-python -m hybridmim_components overview "$output" --dataset_dir "$dataset_dir" --title "$title"
+python -m hybridmim_components overview "$output" --dataset_dir "$dataset_dir" --dataset "$dataset" --title "$title" \
+    ${modalities[@]:+"${modalities[@]}"}
 echo "quickstart: $((SECONDS - started)) s after installation"
