@@ -21,8 +21,8 @@ import fire
 
 from hybridmim_components.data.case_table import case_rows, format_row
 from hybridmim_components.data.download import download_msd
-from hybridmim_components.data.phantoms import write_phantoms
 from hybridmim_components.overview import draw_overview, summary
+from hybridmim_components.phantoms import write_phantoms
 
 __all__ = ["main"]
 

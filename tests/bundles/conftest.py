@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from hybridmim_components.data.phantoms import PhantomFolders, write_phantoms
+from hybridmim_components.phantoms import PhantomFolders, write_phantoms
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = [f"{d}_{b}" for d in ("brats2020", "btcv", "msd_liver", "msd_spleen") for b in ("unet", "swinunetr")]

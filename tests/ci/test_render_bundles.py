@@ -28,7 +28,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from hybridmim_components.data.phantoms import write_msd_liver
+from hybridmim_components.phantoms import write_msd_liver
 from hybridmim_components.weights import read_weights
 
 ROOT = Path(__file__).parents[2]

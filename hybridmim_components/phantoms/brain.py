@@ -20,7 +20,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridmim_components.data.phantom_grid import blur, check_grid, smooth_noise
+from hybridmim_components.phantoms.grid import blur, check_grid, smooth_noise
 
 __all__ = ["BRAIN_SIZE", "BRAIN_SPACING", "MODALITIES", "brain_phantom"]
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridmim_components.data.phantom_grid import blur, check_grid, smooth_noise
+from hybridmim_components.phantoms.grid import blur, check_grid, smooth_noise
 
 __all__ = ["DEFAULT_SIZE", "DEFAULT_SPACING", "EXTRAS", "Organ", "abdomen_phantom"]
 

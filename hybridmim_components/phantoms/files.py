@@ -25,8 +25,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridmim_components.data.phantom_grid import check_grid
 from hybridmim_components.files import write_text
+from hybridmim_components.phantoms.grid import check_grid
 
 __all__ = ["ABOUT", "CaseFiles", "Draw", "case_content", "check_count", "grid_parameters", "write_cases"]
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 ABOUT = {
     "description": "Synthetic CT-like phantoms from a seeded generator. They show no patient and hold no patient data.",
-    "reference": "hybridmim_components.data.phantoms",
+    "reference": "hybridmim_components.phantoms",
     "licence": "Apache-2.0",
     "release": "1",  # of the anatomy: a folder of another release is not taken for the same phantoms
 }

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridmim_components.data.brain import BRAIN_SIZE, BRAIN_SPACING, MODALITIES, brain_phantom
-from hybridmim_components.data.phantom_files import (
+from hybridmim_components.phantoms.brain import BRAIN_SIZE, BRAIN_SPACING, MODALITIES, brain_phantom
+from hybridmim_components.phantoms.files import (
     ABOUT,
     CaseFiles,
     case_content,

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridmim_components.data.anatomy import DEFAULT_SIZE, DEFAULT_SPACING, EXTRAS, Organ, abdomen_phantom
-from hybridmim_components.data.phantom_files import (
+from hybridmim_components.phantoms.anatomy import DEFAULT_SIZE, DEFAULT_SPACING, EXTRAS, Organ, abdomen_phantom
+from hybridmim_components.phantoms.files import (
     ABOUT,
     CaseFiles,
     Draw,

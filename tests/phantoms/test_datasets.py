@@ -21,9 +21,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybridmim_components.data.anatomy import EXTRAS
 from hybridmim_components.data.datasets import read_cases
-from hybridmim_components.data.phantoms import (
+from hybridmim_components.phantoms import (
     Organ,
     abdomen_phantom,
     write_btcv,
@@ -32,6 +31,7 @@ from hybridmim_components.data.phantoms import (
     write_phantoms,
     write_unlabelled,
 )
+from hybridmim_components.phantoms.anatomy import EXTRAS
 
 SMALL: dict[str, Any] = {"size": (40, 40, 28), "spacing": (7.0, 7.0, 9.0)}
 

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybridmim_components.data.brain import MODALITIES, brain_phantom
 from hybridmim_components.data.datasets import read_cases
-from hybridmim_components.data.phantoms import write_brats2020, write_unlabelled_brains
+from hybridmim_components.phantoms import write_brats2020, write_unlabelled_brains
+from hybridmim_components.phantoms.brain import MODALITIES, brain_phantom
 
 SMALL: dict[str, Any] = {"size": (40, 48, 40), "spacing": (4.0, 4.0, 4.0)}
 TINY: dict[str, Any] = {"size": (20, 24, 20), "spacing": (8.0, 8.0, 8.0)}
