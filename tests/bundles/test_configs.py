@@ -146,11 +146,10 @@ BY_DATASET = {
 
 
 @pytest.mark.parametrize("step", [*STEPS, "multi_gpu_pretrain", "multi_gpu_train", "multi_gpu_evaluate", "metadata"])
-def test_two_bundles_of_a_dataset_differ_by_the_backbone_alone(bundle, step: str) -> None:
-    if bundle.backbone != "unet":
-        pytest.skip("compared with its UNet")
-    other = type(bundle)(f"{bundle.dataset}_swinunetr").config(step)
-    found = differences(bundle.config(step), other)
+@pytest.mark.parametrize("dataset", ["brats2020", "btcv", "msd_liver", "msd_spleen"])
+def test_two_bundles_of_a_dataset_differ_by_the_backbone_alone(spleen, step: str, dataset: str) -> None:
+    one, other = (type(spleen)(f"{dataset}_{backbone}").config(step) for backbone in ("unet", "swinunetr"))
+    found = differences(one, other)
     assert {path.split("#")[0] for path in found} <= BY_BACKBONE
     assert {path for path in found if "#" in path and not path.startswith("network_def")} <= {
         "validate#inferer#sw_batch_size",

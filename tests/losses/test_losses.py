@@ -32,9 +32,9 @@ from hybridmim_components.losses import (
     partial_region_loss,
 )
 from hybridmim_components.masking import MaskGrid, expand_mask, sample_mask
+from hybridmim_components.partial_region import choose_region
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
-from hybridmim_components.partial_region import choose_region
 
 GRID = MaskGrid(12, 4, 2)
 
