@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from typing import IO, Any
 
 import torch
 
-__all__ = ["save_tensors", "write_text"]
+__all__ = ["file_state", "save_tensors", "write_text"]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -51,3 +52,23 @@ def _replace(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def file_state(path: str | Path) -> list[int]:
+    """Size and time of change: what tells that a volume has been replaced.
+
+    Args:
+        path: a file; a .mhd counts with the data beside it, and a folder, such as a DICOM series, with all its files.
+
+    Returns:
+        Two integers, or nothing where there is no such file.
+    """
+    target = Path(path)
+    if target.is_dir():
+        files = sorted(target.iterdir())
+    elif target.suffix.lower() == ".mhd":
+        files = sorted(p for p in target.parent.glob(f"{glob.escape(target.stem)}.*"))
+    else:
+        files = [target]
+    stats = [file.stat() for file in files if file.is_file()]
+    return [sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)] if stats else []

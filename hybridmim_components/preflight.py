@@ -83,6 +83,7 @@ def check_pretraining(
     cache_file = Path(output_dir) / "volumes.json"
     digests = inspect_volumes(items, cache_file, num_workers, rules, skip_unreadable)
     usable = {name: [item for item in lists[name] if image_files(item["image"]) in digests] for name in lists}
+    usable |= _without_copies({name: usable[name] for name in ("validation", "training")}, digests)
     _require_one_per_process(usable["validation"], "validation")
     processes = idist.get_world_size()
     if len(usable["training"]) < volumes_per_batch * processes:
@@ -232,6 +233,21 @@ def _require_writable(output_dir: str | Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"output_dir must be a folder that can be written, got {output_dir}: {error}") from error
+
+
+def _without_copies(lists: Mapping[str, Items], digests: Digests) -> dict[str, list[Mapping[str, Any]]]:
+    """Leave out images that came before, be it one of their modalities: a copy would validate what it trained on."""
+    seen: set[str] = set()
+    unique: dict[str, list[Mapping[str, Any]]] = {name: [] for name in lists}
+    for name, items in lists.items():
+        for item in items:
+            own = _digests_of([item], digests)
+            if own & seen:
+                logger.warning("Left out, since the same image has another name too: %s", item["image"])
+            else:
+                unique[name].append(item)
+            seen |= own
+    return unique
 
 
 def _digests_of(items: Items, digests: Digests) -> set[str]:

@@ -241,3 +241,15 @@ def test_processes_need_a_volume_each(tmp_path: Path, lists: dict, monkeypatch: 
         check_pretraining(two, tmp_path / "out", **RUN)
     with pytest.raises(ValueError, match="validation needs at least one volume per process"):
         check_training(**training_arguments(tmp_path, {}))
+
+
+def test_copies_within_the_pool_are_left_out(tmp_path: Path, lists: dict, caplog: pytest.LogCaptureFixture) -> None:
+    copy = {"image": volume(tmp_path / "in", "copy_of_validation.nii", 4)}
+    twice = {"image": volume(tmp_path / "in", "copy_of_training.nii", 0)}
+    usable = check_pretraining({**lists, "training": [*lists["training"], copy, twice]}, tmp_path / "out", **RUN)
+    assert usable["training"] == lists["training"] and usable["validation"] == lists["validation"]
+    assert copy["image"] in caplog.text and twice["image"] in caplog.text
+    # three copies of one volume are one volume
+    same = [{"image": volume(tmp_path / "in", f"same_{i}.nii", 7)} for i in range(3)]
+    with pytest.raises(ValueError, match="needs 2 training volumes .*, got 1"):
+        check_pretraining({**lists, "training": same}, tmp_path / "out", **RUN)

@@ -22,6 +22,8 @@ from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose
 
+from hybridmim_components.files import file_state
+
 __all__ = ["CACHES", "make_dataset"]
 
 CACHES = ("none", "memory", "disk")
@@ -69,6 +71,5 @@ def hash_item(item: Mapping[str, Any]) -> bytes:
     for key in sorted(item):
         values = item[key] if isinstance(item[key], (list, tuple)) else [item[key]]
         for value in values:
-            state = Path(value).stat() if isinstance(value, (str, Path)) and Path(value).is_file() else None
-            parts.append((key, str(value), (state.st_size, state.st_mtime_ns) if state else None))
+            parts.append((key, str(value), file_state(value) if isinstance(value, (str, Path)) else []))
     return hashlib.sha256(repr(parts).encode()).hexdigest().encode()

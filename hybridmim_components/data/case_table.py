@@ -99,5 +99,5 @@ def _row(rules: VolumeRules, case: Case) -> CaseRow:
         return row._replace(labels=" ".join(f"{value:g}:{count}" for value, count in counts))
     except (ValueError, FileNotFoundError) as error:
         return row._replace(problem=str(error))
-    except MemoryError:
-        return row._replace(problem=f"too large for this machine's memory: {', '.join(image_files(case['image']))}")
+    except (MemoryError, RuntimeError) as error:  # torch reports a lack of memory as a RuntimeError
+        return row._replace(problem=f"cannot read {', '.join(image_files(case['image']))}: {error}")

@@ -32,7 +32,7 @@ class LabelledDataset:
         read: lists the cases of a folder.
         label_names: names by label value; None: the folder's dataset.json tells.
         modalities: sequences of one case; empty where images have one channel.
-        standard_validation: validation cases of the split that publications use, which is ``fold: standard``.
+        standard_validation: how the validation cases of the split that publications use end; ``fold: standard``.
         zero_background: whether voxels outside the body must be 0.
     """
 
@@ -98,9 +98,11 @@ def find_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] 
     """
     known, root = dataset_of(dataset), Path(dataset_dir)
     if modalities is not None and not known.modalities:
-        raise ValueError(f"{dataset} has no modalities to choose from, got modalities {list(modalities)}")
-    if modalities is not None and (not modalities or len(set(modalities)) < len(modalities)):
-        raise ValueError(f"modalities must be different names, at least one, got {list(modalities)}")
+        raise ValueError(f"{dataset} has no modalities to choose from, got modalities {modalities!r}")
+    if modalities is not None and (
+        isinstance(modalities, str) or not modalities or len(set(modalities)) < len(modalities)
+    ):
+        raise ValueError(f"modalities must be a list of different names, at least one, got {modalities!r}")
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir must be an existing folder, got {root}")
     read = partial(known.read, modalities=tuple(modalities)) if modalities is not None else known.read

@@ -168,7 +168,7 @@ def _fetch_rest(url: str, part: Path) -> None:
     with response:
         start, total = _extent(response)
         if start not in (0, have):
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise _BrokenOffError(f"the server sent bytes from {start} when asked for those from {have}")
         if total is not None:
             # as much again for what it unpacks to: MSD's images are compressed already, its archives are plain tar

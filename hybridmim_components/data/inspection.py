@@ -23,8 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
+
 from hybridmim_components.data.volumes import VolumeRules, check_label, fingerprint, image_files, read_volume
-from hybridmim_components.files import write_text
+from hybridmim_components.files import file_state, write_text
 
 __all__ = ["inspect_volumes"]
 
@@ -55,11 +57,25 @@ def inspect_volumes(
     Raises:
         ValueError: names every unusable file and what is wrong with it.
     """
-    rules = rules or VolumeRules()
+    if idist.get_rank() > 0 and cache_file is not None:
+        idist.barrier()  # rank 0 reads for all
+    found = _inspect_all(data, cache_file, num_workers, rules or VolumeRules(), skip_unreadable)
+    if idist.get_rank() == 0 and cache_file is not None and idist.get_world_size() > 1:
+        idist.barrier()
+    return found
+
+
+def _inspect_all(
+    data: Iterable[Mapping[str, Any]],
+    cache_file: str | Path | None,
+    num_workers: int,
+    rules: VolumeRules,
+    skip_unreadable: bool,
+) -> dict[tuple[str, ...], list[str]]:
     pairs: list[_Pair] = sorted({(image_files(item["image"]), str(item.get("label", ""))) for item in data})
     cache = _read_cache(cache_file)
     keys = {pair: json.dumps([*pair, astuple(rules)], default=list) for pair in pairs}
-    states = {pair: [_state(path) for path in (*pair[0], pair[1]) if path] for pair in pairs}
+    states = {pair: [file_state(path) for path in (*pair[0], pair[1]) if path] for pair in pairs}
     known: dict[_Pair, list[str]] = {
         p: cache[keys[p]][1] for p in pairs if keys[p] in cache and cache[keys[p]][0] == states[p] and all(states[p])
     }
@@ -94,14 +110,8 @@ def _inspect(rules: VolumeRules, pair: _Pair) -> tuple[list[str], str]:
         return [fingerprint(image[channel : channel + 1]) for channel in range(len(image))], ""
     except (ValueError, FileNotFoundError) as error:
         return [], str(error)
-
-
-def _state(path: str) -> list[int]:
-    """Size and time of change of a file or of a DICOM folder's files; empty where it does not exist."""
-    target = Path(path)
-    files = sorted(target.iterdir()) if target.is_dir() else [target]
-    stats = [file.stat() for file in files if file.exists()]
-    return [sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)] if stats else []
+    except (MemoryError, RuntimeError) as error:  # torch reports a lack of memory as a RuntimeError
+        return [], f"cannot read {', '.join(files)}: {error}"
 
 
 def _read_cache(cache_file: str | Path | None) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def pretraining_lists(
     val_fraction: float = 0.1,
     split_seed: int = 0,
     modalities: Sequence[str] | None = None,
+    skip_unreadable: bool = False,
 ) -> dict[str, list[dict[str, Any]]]:
     """Volumes of ``training`` and ``validation`` for pre-training.
 
@@ -67,6 +68,7 @@ def pretraining_lists(
         val_fraction: share of the volumes that validates pre-training.
         split_seed: seed of both splits.
         modalities: sequences to use, for a data set that has several; None: all.
+        skip_unreadable: leave out what :func:`.find_volumes` refuses, and log it.
 
     Returns:
         Lists of dictionaries with ``image`` (a path, or one per modality) and, for ``training`` and ``validation``,
@@ -89,7 +91,7 @@ def pretraining_lists(
         images = {i: cases[i] for i in split.training}
     known = {path for image in (*held_out, *images.values()) for path in image_files(image)}
     modalities = modalities or dataset_of(dataset).modalities or None
-    for name, image in _unlabelled(unlabelled_dirs, modalities, taken=images).items():
+    for name, image in _unlabelled(unlabelled_dirs, modalities, images, skip_unreadable).items():
         if known.isdisjoint(image_files(image)):
             images[name] = image
             known.update(image_files(image))
@@ -106,7 +108,9 @@ def pretraining_lists(
 def _split(
     dataset: str, ids: Sequence[str], fold: int | str | Sequence[str], seed: int, label_fraction: float = 1.0
 ) -> Split:
-    return split_cases(ids, fold, seed, label_fraction, dataset_of(dataset).standard_validation)
+    endings = dataset_of(dataset).standard_validation
+    standard = [next((i for i in ids if i.endswith(ending)), ending) for ending in endings]
+    return split_cases(ids, fold, seed, label_fraction, standard)
 
 
 def _resolved(image: str | Sequence[str]) -> str | list[str]:
@@ -114,12 +118,12 @@ def _resolved(image: str | Sequence[str]) -> str | list[str]:
 
 
 def _unlabelled(
-    folders: str | Sequence[str], modalities: Sequence[str] | None, taken: Collection[str]
+    folders: str | Sequence[str], modalities: Sequence[str] | None, taken: Collection[str], skip_unreadable: bool
 ) -> dict[str, str | list[str]]:
     """Images by names that do not depend on where the folders are mounted, and that no case bears."""
     named: dict[str, str | list[str]] = {}
     for folder in [folders] if isinstance(folders, str) else folders:
-        for image in find_volumes(folder, modalities) if folder else []:
+        for image in find_volumes(folder, modalities, skip_unreadable) if folder else []:
             name = os.path.relpath(image_files(image)[0], Path(folder).resolve())
             while name in named or name in taken:
                 name += "'"

@@ -97,10 +97,12 @@ def _held_out_by_name(
         return set(fold)
     if fold == "standard" and standard_validation:
         absent = sorted(set(standard_validation) - set(ids))
-        if absent and len(absent) < len(standard_validation):
+        if len(absent) == len(standard_validation):
+            raise ValueError(f"fold 'standard' needs cases that end in {', '.join(absent)}, got none of them")
+        if absent:
             logger.warning("The standard split lacks %s: figures are not those of others", ", ".join(absent))
         return set(standard_validation)
-    if fold != "all" and (isinstance(fold, bool) or fold not in range(NUM_FOLDS)):
+    if fold != "all" and (isinstance(fold, bool) or not isinstance(fold, int) or fold not in range(NUM_FOLDS)):
         names = "'all' or 'standard'" if standard_validation else "'all'"
         raise ValueError(f"fold must be {names}, one of 0..{NUM_FOLDS - 1}, or a list of case ids, got {fold!r}")
     return None

@@ -19,7 +19,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import overload
 
 __all__ = ["find_volumes"]
 
@@ -41,17 +40,11 @@ _WORD_BOUNDARY = re.compile(
 )
 
 
-@overload
-def find_volumes(folders: str | Path | Sequence[str | Path], modalities: None = None) -> list[str]: ...
-
-
-@overload
-def find_volumes(folders: str | Path | Sequence[str | Path], modalities: Sequence[str]) -> list[str | list[str]]: ...
-
-
 def find_volumes(
-    folders: str | Path | Sequence[str | Path], modalities: Sequence[str] | None = None
-) -> list[str] | list[str | list[str]]:
+    folders: str | Path | Sequence[str | Path],
+    modalities: Sequence[str] | None = None,
+    skip_unreadable: bool = False,
+) -> list[str | list[str]]:
     """Find every volume below the given folders.
 
     A file ending in .nii, .nii.gz, .mhd, .mha or .nrrd is a volume; a folder that holds .dcm files is one DICOM series.
@@ -64,6 +57,7 @@ def find_volumes(
         modalities: for MRI of one file per modality, such as ``["flair", "t1ce"]``: the files ``<case>_<modality>`` of
             a folder are one volume, those of other modalities are ignored, and any other file is a volume of several
             channels. None: every file is a volume.
+        skip_unreadable: log folders of several series and incomplete cases, and leave them out, instead of raising.
 
     Returns:
         Absolute paths without repeats, sorted by the first: files, and the folders of DICOM series. With
@@ -79,14 +73,14 @@ def find_volumes(
     for folder in [folders] if isinstance(folders, (str, Path)) else folders:
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"unlabelled_dirs must hold existing folders, got {folder}")
-        found, found_series, passed_over = _walk(Path(folder))
+        found, found_series, passed_over = _walk(Path(folder), skip_unreadable)
         if not found and not found_series:
             raise FileNotFoundError(_nothing_below(folder, passed_over))
         files |= found
         series |= found_series
-    single, cases = (files, []) if wanted is None else _by_case(files, wanted)
+    single, cases = (files, []) if wanted is None else _by_case(files, wanted, skip_unreadable)
     # a set, since a link and its target are one volume
-    paths: list[str | list[str]] = list({str(path.resolve()) for path in single | series})
+    paths = list({str(path.resolve()) for path in single | series})
     return sorted([*paths, *cases], key=lambda volume: [volume] if isinstance(volume, str) else volume)
 
 
@@ -106,12 +100,17 @@ def _nothing_below(folder: str | Path, passed_over: int) -> str:
     return f"no volume below {folder}: expected {', '.join(_SUFFIXES)} files, or .dcm files of a DICOM series"
 
 
-def _walk(folder: Path) -> tuple[set[Path], set[Path], int]:
+def _walk(folder: Path, skip_unreadable: bool) -> tuple[set[Path], set[Path], int]:
     """Files of volumes, folders of DICOM series, and the number of files that were passed over."""
     found: set[Path] = set()
     series: set[Path] = set()
     passed_over = 0
+    visited: set[str] = set()
     for parent, directories, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in visited:  # a link to a folder above would be followed for ever
+            directories.clear()
+            continue
+        visited.add(os.path.realpath(parent))
         visible = sorted(d for d in directories if not d.startswith("."))
         directories[:] = [d for d in visible if not _LABEL_FOLDER.search(_words(d))]
         for name in sorted(set(visible) - set(directories)):
@@ -121,8 +120,13 @@ def _walk(folder: Path) -> tuple[set[Path], set[Path], int]:
         passed_over += _pass_over(Path(parent), len(volumes) - len(images), "the files' names")
         found |= images
         if any(_is_dicom(n) for n in names):
-            _require_one_series(parent)
-            series.add(Path(parent))
+            fault = _series_fault(parent)
+            if not fault:
+                series.add(Path(parent))
+            elif skip_unreadable:
+                logger.warning("Skipped, since skip_unreadable is set: %s", fault)
+            else:
+                raise ValueError(fault)
     return found, series, passed_over
 
 
@@ -153,7 +157,9 @@ def _stem(name: str) -> str:
     return next(name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix))
 
 
-def _by_case(files: Iterable[Path], modalities: Sequence[str]) -> tuple[set[Path], list[list[str]]]:
+def _by_case(
+    files: Iterable[Path], modalities: Sequence[str], skip_unreadable: bool
+) -> tuple[set[Path], list[list[str]]]:
     """Files that are a volume each, and the files of the cases that have one file per modality."""
     known = "|".join(re.escape(name) for name in {*_MODALITIES, *modalities})
     pattern = re.compile(rf"(?:(?P<case>.*)[_-])?(?P<modality>{known})", re.IGNORECASE)
@@ -175,15 +181,17 @@ def _by_case(files: Iterable[Path], modalities: Sequence[str]) -> tuple[set[Path
             folder = next(iter(case.values())).parent
             faults.append(f"{folder}: {'the case' if folder == name else name.name} lacks {', '.join(missing)}")
     if faults:
-        raise ValueError(
-            f"modalities must be one file each in every case, got {list(modalities)} and {len(faults)} fault(s):\n  "
-            + "\n  ".join(faults)
-        )
-    found = {tuple(str(case[m].resolve()) for m in modalities) for case in cases.values()}
+        text = f"modalities must be one file each in every case, got {list(modalities)} and {len(faults)} fault(s):\n  "
+        if not skip_unreadable:
+            raise ValueError(text + "\n  ".join(faults))
+        logger.warning("Skipped, since skip_unreadable is set: %s", text + "\n  ".join(faults))
+    complete = [case for case in cases.values() if all(m in case for m in modalities)]
+    found = {tuple(str(case[m].resolve()) for m in modalities) for case in complete}
     return single, [list(paths) for paths in found]
 
 
-def _require_one_series(folder: str) -> None:
+def _series_fault(folder: str) -> str:
+    """What is wrong with a folder of .dcm files, if anything."""
     # importing ITK takes seconds, and most users have no DICOM
     import itk
 
@@ -191,5 +199,4 @@ def _require_one_series(folder: str) -> None:
     names.SetUseSeriesDetails(True)
     names.SetDirectory(folder)
     count = len(names.GetSeriesUIDs())
-    if count != 1:
-        raise ValueError(f"a folder of .dcm files must hold one DICOM series, got {count} in {folder}")
+    return "" if count == 1 else f"a folder of .dcm files must hold one DICOM series, got {count} in {folder}"

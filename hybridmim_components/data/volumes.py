@@ -31,7 +31,10 @@ __all__ = ["Image", "VolumeRules", "check_label", "fingerprint", "image_files", 
 
 Image = str | Path | Sequence[str]
 """A file, the folder of a DICOM series, or one file per modality."""
-AFFINE_TOLERANCE = 0.01
+AFFINE_TOLERANCE = 0.01  # mm
+MONAI_TOLERANCE = 1e-8  # of LoadImage, which stacks the files of a case
+TINY_VOXEL = 1e-9  # mm^3
+FEW_LEVELS = 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def read_volume(image: Image, kind: str = "image", rules: VolumeRules | None = N
     else:
         parts = [_read_file(path, kind, channels=1) for path in paths]
         for path, part in zip(paths[1:], parts[1:], strict=True):
-            _require_same_grid(parts[0], part, "a modality", f"{path}, other than {Path(paths[0]).name}")
+            where = f"{path}, other than {Path(paths[0]).name}"
+            _require_same_grid(parts[0], part, "a modality", where, MONAI_TOLERANCE)
         volume = cast(MetaTensor, torch.cat(tuple(parts)))
     if kind == "image":
         for channel, plain in enumerate(volume.as_tensor()):
@@ -92,6 +96,7 @@ def _read_file(path: str, kind: str, channels: int) -> MetaTensor:
         raise FileNotFoundError(f"no {kind} {path}")
     try:
         volume = LoadImage(image_only=True, ensure_channel_first=True)(path)
+        affine = np.asarray(volume.affine)
     except Exception as error:  # each reader has its own exceptions
         raise ValueError(f"cannot read the {kind} {path}: {_first_line(error)}") from error
     if volume.ndim != 4 or min(volume.shape) < 1 or len(volume) != channels:
@@ -102,6 +107,8 @@ def _read_file(path: str, kind: str, channels: int) -> MetaTensor:
         )
     if not bool(volume.isfinite().all()):
         raise ValueError(f"{kind} must hold finite values only, got NaN or infinity in {path}")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < TINY_VOXEL:
+        raise ValueError(f"{kind} must have a finite and invertible affine, got {affine.tolist()} in {path}")
     return cast(MetaTensor, Orientation("RAS", labels=None)(volume))
 
 
@@ -118,15 +125,17 @@ def _check_channel(voxels: np.ndarray, path: str, rules: VolumeRules) -> None:
         )
 
 
-def _require_same_grid(image: MetaTensor, other: MetaTensor, what: str, where: str) -> None:
+def _require_same_grid(
+    image: MetaTensor, other: MetaTensor, what: str, where: str, tolerance: float = AFFINE_TOLERANCE
+) -> None:
     if other.shape[1:] != image.shape[1:]:
         raise ValueError(
             f"{what} must have its image's shape {tuple(image.shape[1:])}, got {tuple(other.shape[1:])} in {where}"
         )
     # as stored: evaluation brings the prediction back to the image's file, and scores it on the label's
-    if not np.allclose(other.meta["original_affine"], image.meta["original_affine"], atol=AFFINE_TOLERANCE):
+    if not np.allclose(other.meta["original_affine"], image.meta["original_affine"], atol=tolerance):
         raise ValueError(
-            f"{what} must be stored with its image's affine and orientation, within {AFFINE_TOLERANCE} mm, "
+            f"{what} must be stored with its image's affine and orientation, within {tolerance:g} mm, "
             f"got another in {where}"
         )
 
@@ -140,7 +149,11 @@ def fingerprint(image: torch.Tensor) -> str:
     Returns:
         64 hexadecimal digits. It tells nothing of the patient, and no file name goes into it.
     """
-    voxels = np.clip(np.rint(np.asarray(image)), -32768, 32767).astype("<i2")
+    values = np.asarray(image)
+    peak = np.abs(values).max(initial=0)
+    if 0 < peak < FEW_LEVELS:  # normalised: rounding would leave next to nothing to tell images apart
+        values = values * (1000 / peak)
+    voxels = np.clip(np.rint(values), -32768, 32767).astype("<i2")
     digest = hashlib.sha256(json.dumps(list(voxels.shape)).encode())
     digest.update(np.ascontiguousarray(voxels).tobytes())
     return digest.hexdigest()

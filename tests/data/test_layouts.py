@@ -144,11 +144,40 @@ def test_unlabelled_cases_of_several_modalities_join_the_pool(tmp_path: Path) ->
     ("arguments", "message"),
     [
         (("btcv", ".", ["flair"]), r"btcv has no modalities to choose from, got modalities \['flair'\]"),
-        (("brats2020", ".", []), r"modalities must be different names, at least one, got \[\]"),
-        (("brats2020", ".", ["t1", "t1"]), "modalities must be different names"),
+        (("brats2020", ".", []), r"modalities must be a list of different names, at least one, got \[\]"),
+        (("brats2020", ".", ["t1", "t1"]), "modalities must be a list of different names"),
+        (("brats2020", ".", "flair"), "modalities must be a list of different names, at least one, got 'flair'"),
         (("liver", "."), "dataset must be one of .*'msd_liver', 'msd_spleen'.* or msd_NAME .*, got 'liver'"),
     ],
 )
 def test_wrong_settings_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_cases(*arguments)
+
+
+def test_a_patient_whose_files_are_gone_or_renamed_is_named(tmp_path: Path) -> None:
+    touch(brats(tmp_path) / "BraTS20_Training_004" / "flair.nii.gz")
+    with pytest.raises(ValueError, match=r"no files named BraTS20_Training_004_\* in .*/BraTS20_Training_004"):
+        read_cases("brats2020", tmp_path)
+
+
+def test_a_folder_without_any_label_is_told_at_once(tmp_path: Path) -> None:
+    for path in brats(tmp_path).glob("*/*_seg.nii.gz"):
+        path.unlink()
+    assert find_cases("brats2020", tmp_path).problems == [
+        f"no case in {tmp_path} has a label: for pre-training, name it in unlabelled_dirs instead"
+    ]
+
+
+def test_the_published_split_is_found_by_number(tmp_path: Path) -> None:
+    touch(*(tmp_path / folder / f"{n:04d}.nii.gz" for n in NUMBERS for folder in ("imagesTr", "labelsTr")))
+    lists = finetuning_lists("btcv", str(tmp_path), "standard")
+    assert sorted(c["case_id"] for c in lists["validation"]) == [f"{n:04d}" for n in range(35, 41)]
+    for path in (tmp_path / "imagesTr").glob("003[5-9]*"):
+        path.rename(tmp_path / path.name)
+    for path in tmp_path.glob("*/0040*"):
+        path.rename(path.with_name("0050.nii.gz"))
+    for path in (tmp_path / "labelsTr").glob("003[5-9]*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="fold 'standard' needs cases that end in 0035, .*0040, got none of them"):
+        finetuning_lists("btcv", str(tmp_path), "standard")

@@ -68,6 +68,7 @@ def test_pretraining_holds_out_at_least_one_and_keeps_at_least_one() -> None:
     ("call", "message"),
     [
         (lambda: split_cases(IDS, 5), r"fold must be 'all', one of 0\.\.4, or a list of case ids, got 5"),
+        (lambda: split_cases(IDS, 1.0), r"fold must be .* got 1\.0"),
         (lambda: split_cases(IDS, "al"), "fold must be .* got 'al'"),
         (lambda: split_cases(IDS, 0, 0, 0), r"label_fraction must be in \(0, 1\], got 0"),
         (lambda: split_cases(["a", "b"], 3), r"fold 3 is empty with 2 case\(s\): set fold to 0\.\.4 or 'all'"),
@@ -92,7 +93,7 @@ def test_the_standard_split_is_the_published_one(caplog: pytest.LogCaptureFixtur
     assert not caplog.text
     split_cases(published[:-1], "standard", standard_validation=held_out)
     assert "The standard split lacks img0040" in caplog.text
-    with pytest.raises(ValueError, match="fold standard is empty with 24"):
+    with pytest.raises(ValueError, match="fold 'standard' needs cases that end in img0035, .* got none of them"):
         split_cases(published[:24], "standard", standard_validation=held_out)
     with pytest.raises(ValueError, match=r"fold must be 'all', one of 0..4, or a list of case ids, got 'standard'"):
         split_cases(published, "standard")

@@ -221,3 +221,21 @@ def test_modalities_that_are_no_list_of_different_names_are_refused(tmp_path: Pa
     make(tmp_path, ["a_t1.nii.gz"])
     with pytest.raises(ValueError, match="modalities must be a list of different names"):
         find_volumes(tmp_path, modalities)
+
+
+def test_a_link_to_a_folder_above_is_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.nii").touch()
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "again").symlink_to(tmp_path)
+    assert find_volumes(tmp_path) == [str((tmp_path / "a" / "x.nii").resolve())]
+
+
+def test_incomplete_cases_are_skipped_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("p1_flair.nii", "p1_t2.nii", "p2_flair.nii"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="lacks t2"):
+        find_volumes(tmp_path, ["flair", "t2"])
+    found = find_volumes(tmp_path, ["flair", "t2"], skip_unreadable=True)
+    assert found == [[str((tmp_path / f"p1_{m}.nii").resolve()) for m in ("flair", "t2")]]
+    assert "p2" in caplog.text and "lacks t2" in caplog.text

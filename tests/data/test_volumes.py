@@ -35,6 +35,7 @@ from hybridmim_components.data import (
     read_cases,
     read_volume,
 )
+from hybridmim_components.data.caching import hash_item
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(-1000, 1000, (6, 5, 4)).astype(np.int16)
@@ -282,3 +283,45 @@ def test_unknown_caches_are_refused() -> None:
         make_dataset([], Compose([]), "ram")
     with pytest.raises(ValueError, match="cache 'disk' needs cache_dir"):
         make_dataset([], Compose([]), "disk")
+
+
+@pytest.mark.parametrize("rows", [[[2, 0, 0, np.nan], [0, 1.5, 0, 0]], [[2, 1.5, 0, 0], [0, 0, 0, 0]]])
+def test_an_affine_that_leads_nowhere_is_named(tmp_path: Path, rows: list[list[float]]) -> None:
+    path = Path(write_nifti(tmp_path / "a.nii"))
+    content = bytearray(path.read_bytes())
+    # two rows of the header's sform, which nibabel itself would not write so
+    content[280:312] = np.array(rows, "<f4").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"image must have a finite and invertible affine, got .* in {path}"):
+        read_volume(str(path))
+
+
+def test_modalities_lie_on_one_grid_as_closely_as_monai_wants(tmp_path: Path) -> None:
+    shifted = AFFINE.copy()
+    shifted[0, 3] = 0.005
+    paths = [write_nifti(tmp_path / "a.nii"), write_nifti(tmp_path / "b.nii", VOXELS + 1, shifted)]
+    with pytest.raises(ValueError, match="a modality must be stored with its image's affine .*b.nii"):
+        read_volume(paths, rules=VolumeRules(channels=2))
+    write_nifti(tmp_path / "b.nii", VOXELS + 1)
+    image = read_volume(paths, rules=VolumeRules(channels=2))
+    assert torch.equal(image[1].as_tensor(), image[0].as_tensor() + 1)
+    assert len(inspect_volumes([{"image": paths}], rules=VolumeRules(channels=2))[tuple(paths)]) == 2
+
+
+def test_normalised_images_have_fingerprints_of_their_own() -> None:
+    one, other = (MetaTensor(torch.rand(1, 6, 5, 4) * 0.4) for _ in range(2))
+    assert fingerprint(one) == fingerprint(one.clone()) != fingerprint(other)
+
+
+@pytest.mark.parametrize("kind", ["series", "raw"])
+def test_the_disk_cache_notices_replaced_data_beside_or_below_a_path(tmp_path: Path, kind: str) -> None:
+    if kind == "series":
+        path = write_dicom(tmp_path / "series")
+        data = sorted((tmp_path / "series").iterdir())[0]
+    else:
+        write_itk(tmp_path / "c.mhd")
+        path, data = str(tmp_path / "c.mhd"), next(p for p in tmp_path.iterdir() if p.suffix != ".mhd")
+    before = hash_item({"image": path})
+    assert hash_item({"image": path}) == before
+    data.write_bytes(data.read_bytes() + b" ")
+    assert hash_item({"image": path}) != before

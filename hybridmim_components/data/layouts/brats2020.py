@@ -18,6 +18,7 @@ modalities in one file, as MONAI Label serves them.
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,9 +51,13 @@ def read(root: Path, modalities: Sequence[str] = MODALITIES) -> Found:
     found = Found(problems=_lacking_everywhere(root, files, modalities))
     if found.problems:
         return found
+    others = [p for p in _folders(root) if p.name not in files]
+    found.problems = [f"no files named {folder.name}_* in {folder}" for folder in others]
     for case_id, own in files.items():
         images = [own.get(f"{case_id}_{modality}") for modality in modalities]
         label = own.get(f"{case_id}_seg") or _irregular_label(case_id, own)
+        if label and not label.name.startswith(case_id):
+            logger.info("Taking %s for the label of %s", label, case_id)
         lacking = [m for m, image in zip((*modalities, "seg"), (*images, label), strict=True) if image is None]
         if lacking:
             found.problems += [f"no {case_id}_{name}.nii.gz or .nii in {root / case_id}" for name in lacking]
@@ -61,9 +66,12 @@ def read(root: Path, modalities: Sequence[str] = MODALITIES) -> Found:
     return found
 
 
+def _folders(root: Path) -> list[Path]:
+    return [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
 def _patients(root: Path) -> list[Path]:
-    folders = (p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith("."))
-    return [p for p in folders if any(p.glob(f"{p.name}_*.nii*"))]
+    return [p for p in _folders(root) if any(p.glob(f"{glob.escape(p.name)}_*.nii*"))]
 
 
 def _lacking_everywhere(root: Path, files: dict[str, dict[str, Path]], modalities: Sequence[str]) -> list[str]:
@@ -73,6 +81,8 @@ def _lacking_everywhere(root: Path, files: dict[str, dict[str, Path]], modalitie
     if lacking:
         known = [m for m in MODALITIES if m in present]
         return [f"no case in {root} has {', '.join(lacking)}: set modalities to what there is, such as {known}"]
+    if not any(own.get(f"{case_id}_seg") or _irregular_label(case_id, own) for case_id, own in files.items()):
+        return [f"no case in {root} has a label: for pre-training, name it in unlabelled_dirs instead"]
     return []
 
 
@@ -81,5 +91,4 @@ def _irregular_label(case_id: str, own: dict[str, Path]) -> Path | None:
     others = [path for name, path in own.items() if not name.startswith(f"{case_id}_") and "seg" in name.lower()]
     if len(others) != 1:
         return None
-    logger.info("Taking %s for the label of %s", others[0], case_id)
     return others[0]
