@@ -49,6 +49,9 @@ class Backbone(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        missing = [name for name in ("network_class", "output_layer", "stem") if not hasattr(cls, name)]
+        if missing:
+            raise TypeError(f"{cls.__name__} must set {', '.join(missing)}")
         Backbone.known.append(cls())
 
     @abstractmethod
@@ -153,7 +156,8 @@ def backbone_of(network: nn.Module) -> Backbone:
     Raises:
         TypeError: when the network's class has none.
     """
-    for backbone in Backbone.known:
+    # the latest first: what describes a subclass of a network comes after what describes its base
+    for backbone in reversed(Backbone.known):
         if isinstance(network, backbone.network_class):
             return backbone
     known = ", ".join(b.network_class.__name__ for b in Backbone.known)

@@ -18,7 +18,7 @@ from torch import nn
 
 from hybridmim_components.losses import HybridMIMLoss
 from hybridmim_components.masking import MaskGrid, expand_mask, sample_mask
-from hybridmim_components.networks import HybridMIM, backbone_of
+from hybridmim_components.networks import Backbone, HybridMIM, backbone_of
 from hybridmim_components.partial_region import choose_region, full_region
 
 UNET_GRID = MaskGrid(48, 16, 8)
@@ -208,3 +208,18 @@ def test_swin_has_a_token_for_each_subvolume_of_other_crops_too(size: tuple, sub
 def test_swin_drops_in_every_stage_of_its_encoder() -> None:
     dropouts = {n for n, m in swin().swinViT.named_modules() if isinstance(m, nn.Dropout) and m.p > 0}
     assert all(any(name.startswith(f"layers{stage}.") for name in dropouts) for stage in (1, 2, 3, 4))
+
+
+def test_a_description_of_a_subclass_goes_before_that_of_its_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Special(BasicUNet):
+        pass
+
+    monkeypatch.setattr(Backbone, "known", list(Backbone.known))
+
+    class SpecialBackbone(type(backbone_of(unet()))):
+        network_class = Special
+
+    assert type(backbone_of(Special(features=(4, 4, 4, 4, 4, 4)))) is SpecialBackbone
+    assert type(backbone_of(unet())) is not SpecialBackbone
+    with pytest.raises(TypeError, match="Nameless must set network_class, output_layer, stem"):
+        type("Nameless", (Backbone,), {})
