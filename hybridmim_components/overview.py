@@ -34,6 +34,11 @@ __all__ = ["draw_overview", "read_curve", "summary"]
 
 Row = dict[str, str]
 Labels = dict[int, str]
+_TITLES = {
+    "validation": "Segmentation of held-out cases: not trained on, but their Dice chose the best epoch",
+    "training": "Segmentation of the training cases themselves (fold is 'all')",
+    "seen": "Segmentation of cases of which some were seen before (allow_seen)",
+}
 
 
 def draw_overview(
@@ -207,12 +212,7 @@ def _draw_cases(figure: Any, cases: Sequence[dict[str, Any]], window: Sequence[f
     if not one_class:
         for text, height in (("truth", 0.72), ("prediction", 0.28)):
             figure.text(0.005, height, text, rotation=90, va="center")
-    seen = any(case["figures"] == "training" for case in cases)
-    figure.suptitle(
-        "Segmentation of the training cases themselves (fold is 'all')"
-        if seen
-        else "Segmentation of held-out cases: not trained on, but their Dice chose the best epoch"
-    )
+    figure.suptitle(_TITLES[cases[0]["figures"]])
 
 
 def _planes(case: Mapping[str, Any]) -> tuple[list[np.ndarray], float]:
