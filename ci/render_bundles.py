@@ -177,6 +177,12 @@ def format_json(value: Any, indent: int = 0) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _files(bundles: Path) -> list[Path]:
+    """Files of bundles, without what runs leave there."""
+    found = (path for path in sorted(bundles.rglob("*")) if path.is_file())
+    return [path for path in found if path.relative_to(bundles).parts[1] not in ("models", "runs")]
+
+
 def _is_short(item: Any) -> bool:
     return not isinstance(item, (dict, list)) and not (isinstance(item, str) and (item[:1] == "$" or len(item) > 50))
 
@@ -196,18 +202,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     options = parser.parse_args(arguments)
     changes = {name: json.loads(text) for name, _, text in (change.partition("=") for change in options.set)}
-    different = []
+    different, expected = [], set()
     for dataset in [options.dataset] if options.dataset else names(options.source, "datasets"):
         for backbone in [options.backbone] if options.backbone else names(options.source, "backbones"):
             folder = options.output / bundle_name(dataset, backbone)
             for place, text in render_bundle(options.source, dataset, backbone, changes).items():
                 target = folder / place
+                expected.add(target)
                 if options.check:
                     same = target.is_file() and target.read_text(encoding="utf-8") == text
                     different += [] if same else [str(target)]
                 else:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_text(text, encoding="utf-8")
+    if options.check and not (options.dataset or options.backbone):
+        different += [str(path) for path in _files(options.output) if path not in expected]
     if different:
         print(
             "not as rendered from the source, run python ci/render_bundles.py:", *different, sep="\n  ", file=sys.stderr

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import verify_net_in_out
+from monai.transforms import Compose
 
 from hybridmim_components.data import DATASETS
 from hybridmim_components.weights import save_weights
@@ -166,3 +168,57 @@ def test_two_ct_bundles_of_a_backbone_differ_by_the_dataset_alone(spleen, step: 
         assert {path if "#" in path and step == "evaluate" else path.split("#")[0] for path in found} <= BY_DATASET[
             step
         ]
+
+
+def transforms_of(items: list[dict[str, Any]], **references: Any) -> Compose:
+    return ConfigParser({"imports": ["$import torch"], "t": items, **references}).get_parsed_content("t")
+
+
+def test_brats_regions_become_the_labels_of_the_release(brats) -> None:
+    steps = brats.config("inference")["postprocessing"]["transforms"]
+    decode = transforms_of([t for t in steps if t["_target_"] in ("Activationsd", "AsDiscreted", "Lambdad")])
+    # each voxel: TC, WT, ET; enhancing tumour counts although WT or TC should deny it
+    regions = {(0, 0, 0): 0, (0, 1, 0): 2, (1, 1, 0): 1, (1, 1, 1): 4, (0, 0, 1): 4, (1, 0, 0): 1}
+    logits = torch.tensor(list(regions), dtype=torch.float32).T.reshape(3, -1, 1, 1) * 8 - 4
+    item = {"pred": logits}
+    for transform in decode:
+        item = transform(item)
+    assert item["pred"].flatten().tolist() == list(regions.values())
+    assert item["pred"].shape == (1, len(regions), 1, 1)
+
+
+def test_liver_is_scored_with_its_tumours_and_tumours_alone(spleen) -> None:
+    bundle = type(spleen)("msd_liver_unet")
+    (score,) = transforms_of(bundle.config("evaluate")["validate#postprocessing#transforms"][-1:])
+    labels = torch.tensor([0.0, 1.0, 2.0]).reshape(1, 3, 1, 1)
+    scored = score({"pred": labels, "label": labels})
+    assert scored["pred"].flatten(1).tolist() == scored["label"].flatten(1).tolist() == [[0, 1, 1], [0, 0, 1]]
+
+
+def brain_lists(brats, image_dir: Path) -> list[Any]:
+    parser = ConfigParser({**brats.config("inference"), "image_dir": str(image_dir)})
+    return [
+        [Path(p).name for p in i["image"]] if isinstance(i["image"], list) else Path(i["image"]).name
+        for i in parser.get_parsed_content("dataset#data")
+    ]
+
+
+def test_brains_are_found_by_patient_folder_flat_or_in_one_file(brats, tmp_path: Path) -> None:
+    names = [f"p[1]_{m}.nii" for m in ("flair", "t1", "t1ce", "t2")]
+    for folder in ("all[x]/p[1]", "flat"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in (*names, "p[1]_seg.nii"):
+            (tmp_path / folder / name).touch()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "p1.nii.gz").touch()
+    for image_dir in ("all[x]", "all[x]/p[1]", "flat"):
+        assert brain_lists(brats, tmp_path / image_dir) == [names]
+    assert brain_lists(brats, tmp_path / "whole") == ["p1.nii.gz"]
+
+
+def test_inference_on_nothing_says_so(bundle, tmp_path: Path) -> None:
+    config = bundle.config("inference")
+    parser = ConfigParser({**config, "image_dir": str(tmp_path)})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("run#0")
+    assert f"there is none in {tmp_path}" in str(caught.value.__cause__)

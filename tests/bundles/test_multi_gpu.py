@@ -21,8 +21,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.handlers import CheckpointSaver, StatsHandler
 
 from hybridmim_components.distributed import handlers_of_rank, local_device, rank, start
+from hybridmim_components.handlers import TerminalProgressBar
 
 pytestmark = pytest.mark.slow
 CONFIGS = {
@@ -73,4 +75,14 @@ def test_without_torchrun_the_overlay_says_what_it_needs(monkeypatch: pytest.Mon
     with pytest.raises(RuntimeError, match="need several processes: start them by torchrun"):
         start()
     assert rank() == 0 and local_device().type in ("cpu", "cuda")
-    assert handlers_of_rank(["anything"]) == ["anything"]
+
+
+def test_ranks_above_0_do_not_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = [
+        StatsHandler(),
+        TerminalProgressBar("x"),
+        CheckpointSaver("x", {"a": torch.nn.Linear(1, 1)}, save_final=True),
+    ]
+    assert handlers_of_rank(handlers) == handlers
+    monkeypatch.setattr("hybridmim_components.distributed.rank", lambda: 1)
+    assert handlers_of_rank(handlers) == handlers[2:]

@@ -67,6 +67,9 @@ def test_check_names_what_differs(tmp_path: Path) -> None:
     edited.write_text(edited.read_text().replace('"seed": 0', '"seed": 1'))
     done = render("--check", "--output", str(tmp_path))
     assert done.returncode == 1 and str(edited) in done.stderr and done.stderr.count(".json") == 1
+    surplus = edited.with_name("extra.json")
+    surplus.write_text("{}")
+    assert str(surplus) in render("--check", "--output", str(tmp_path)).stderr
 
 
 def test_every_bundle_has_the_files_of_a_bundle_in_the_style_of_the_model_zoo() -> None:
