@@ -1,0 +1,266 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+r"""Turn a bundle and its weights into a self-contained folder and zip, as the MONAI Model Zoo takes them.
+
+The package is put into the folder as ``scripts``, so that the exported bundle runs where hybridmim_components is not
+installed, from any working directory, also beside another exported bundle, or another version of it, in one process:
+``initialize`` makes the bundle's own ``scripts`` the ones that are imported.
+
+    python ci/export_bundle.py bundles/hybridmim_msd_spleen_unet_segmentation --weights models/model.pt \\
+        --trained_on "MSD Spleen, fold 0" --output exported
+
+The same input gives the same bytes. Weights too large for a repository stay outside: ``--url`` writes large_files.yml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "hybridmim_components"
+PHANTOMS = "phantoms"
+_WARNING = "The weights were trained on synthetic phantoms: to try the bundle, not for patients."
+_ALIAS = re.compile(rf"\$import {PACKAGE}\.(\w+) as (\w+)")
+# MONAI knows a bundle's root only from `run` on, and imports `scripts` of whichever bundle came first
+_OWN_SCRIPTS = [
+    "$[sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] == 'scripts']",
+    "$sys.path.insert(0, @bundle_root)",
+]
+
+
+def export_bundle(
+    bundle: Path, weights: Path, output: Path, trained_on: str, url: str | None = None, package: Path = ROOT / PACKAGE
+) -> Path:
+    """Write the exported folder and its zip.
+
+    Args:
+        bundle: folder of a bundle.
+        weights: bare state dict of its network; its recipe beside it comes along.
+        output: folder that the exported bundle and ``<name>_v<version>.zip`` are written to.
+        trained_on: what the weights were trained on, for metadata and README; ``phantoms`` marks them as not for
+            patients, in the bundle's name too.
+        url: where the weights can be downloaded; they are then left out, and large_files.yml names them.
+        package: the package to put in as ``scripts``.
+
+    Returns:
+        The exported folder.
+
+    Raises:
+        FileNotFoundError: when bundle or weights do not exist.
+        ValueError: when the weights are not those of the bundle's network.
+    """
+    if not (bundle / "configs" / "metadata.json").is_file():
+        raise FileNotFoundError(f"bundle must be a folder with configs/metadata.json, got {bundle}")
+    if not weights.is_file():
+        raise FileNotFoundError(
+            f"no weights at {weights}: run configs/train.json of the bundle first, or set --weights"
+        )
+    _require_fitting(bundle, weights)
+    on_phantoms = trained_on == PHANTOMS
+    folder = output / (bundle.name.replace("hybridmim_", "hybridmim_phantom_", 1) if on_phantoms else bundle.name)
+    if any(_within(one, other) for one, other in ((folder, bundle), (bundle, folder), (package, folder))):
+        raise ValueError(f"--output must be a folder away from the bundle, got {output} for {bundle}")
+    if folder.exists():
+        shutil.rmtree(folder)
+    for source in _visible(bundle):
+        target = folder / source.relative_to(bundle)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(_exported(source, trained_on))
+    for source in _visible(package):
+        target = folder / "scripts" / source.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source.read_text(encoding="utf-8").replace(PACKAGE, "scripts"), encoding="utf-8")
+    _place_weights(weights, folder, url)
+    version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+    _zip(folder, output / f"{folder.name}_v{version}.zip")
+    return folder
+
+
+def vendored(config: dict[str, Any], step: str) -> dict[str, Any]:
+    """A config that names ``scripts`` instead of the package, and finds it before anything is imported.
+
+    MONAI runs import statements before ``initialize`` has set the path, so modules become items of the config, which
+    are imported where they are first used. What ``run`` needs is made at the end of ``initialize``, since another
+    bundle may put its own ``scripts`` in place before ``run``.
+
+    Args:
+        config: content of a config.
+        step: name of its file.
+    """
+    text = json.dumps(config)
+    if PACKAGE not in text:
+        return config
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if key.lstrip("+") != "imports":
+            result[key] = value
+            continue
+        aliases = {alias: module for module, alias in _ALIAS.findall(json.dumps(value))}
+        result[key] = [statement for statement in value if not _ALIAS.fullmatch(statement)]
+        if key == "imports":
+            result[key] += ["$import importlib", "$import sys"]
+        result |= {alias: f"$importlib.import_module('scripts.{module}')" for alias, module in aliases.items()}
+    names = "engines|errors|overrides|distributed"
+    result = _mapped(result, lambda text: re.sub(rf"(?<![\w.@#])({names})\.(?=\w)", r"@\1.", text))
+    if "initialize" in result:
+        engine = "$@validate#evaluator" if "evaluate" in step else "$@train#trainer"
+        result["initialize"] = [*_OWN_SCRIPTS, *result["initialize"], engine]
+    return result
+
+
+def _mapped(value: Any, of_expression: Any) -> Any:
+    """Change every expression, and the package's name in every component."""
+    if isinstance(value, dict):
+        return {key: _mapped(inner, of_expression) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_mapped(inner, of_expression) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("$") and not value.startswith(("$import ", "$importlib.")):
+        value = of_expression(value)
+    return value.replace(f"{PACKAGE}.", "scripts.")
+
+
+def _exported(source: Path, trained_on: str) -> bytes:
+    text = source.read_text(encoding="utf-8")
+    if source.parent.name == "configs" and source.suffix == ".json":
+        config = json.loads(text)
+        if source.name == "metadata.json":
+            return _dump(_described(config, trained_on))
+        return _dump(vendored(config, source.stem))
+    if source.name == "README.md":
+        return _readme(text, trained_on).encode()
+    if source.name == "data_license.txt":
+        return _replaced(
+            text, "no data and no weights trained on patients.", f"no data. {_statement(trained_on)}"
+        ).encode()
+    return text.encode()
+
+
+def _statement(trained_on: str) -> str:
+    return _WARNING if trained_on == PHANTOMS else f"The weights were trained on {trained_on}."
+
+
+def _described(metadata: dict[str, Any], trained_on: str) -> dict[str, Any]:
+    unchanged = "The bundle holds no weights trained on patients."
+    description = _replaced(metadata["description"], unchanged, _statement(trained_on))
+    marked = " (weights from phantoms, not for patients)" if trained_on == PHANTOMS else ""
+    return {**metadata, "name": metadata["name"] + marked, "description": description}
+
+
+def _readme(text: str, trained_on: str) -> str:
+    title, _, rest = text.partition("\n")
+    rest = _replaced(
+        rest,
+        "The package `hybridmim_components` must be installed for the first three commands; inference uses MONAI's own "
+        "components alone.",
+        "The bundle brings its own code, in `scripts`; inference uses MONAI's own components alone.",
+    )
+    rest = _replaced(rest, "The bundle holds no weights trained on patients, and no", "No")
+    rest = _replaced(rest, "python -m hybridmim_components", "PYTHONPATH=$BUNDLE python -m scripts")
+    return f"{title}\n\n**{_statement(trained_on)}**\n{rest}"
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    """Replace what must be there: a template that has changed is noticed."""
+    if old not in text:
+        raise ValueError(f"the bundle's texts must hold {old!r} to be replaced by {new!r}: render the bundle anew")
+    return text.replace(old, new)
+
+
+def _require_fitting(bundle: Path, weights: Path) -> None:
+    import torch
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    expected = {name: t.shape for name, t in parser.get_parsed_content("network_def").state_dict().items()}
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    found = {name: t.shape for name, t in state.items() if isinstance(t, torch.Tensor)}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise ValueError(f"weights must be a state dict of {bundle.name}'s network, {weights} differs in {wrong[0]}")
+
+
+def _place_weights(weights: Path, folder: Path, url: str | None) -> None:
+    recipe = weights.with_suffix(".json")
+    (folder / "models").mkdir(exist_ok=True)
+    if recipe.is_file():
+        shutil.copyfile(recipe, folder / "models" / "model.json")
+    if url is None:
+        shutil.copyfile(weights, folder / "models" / "model.pt")
+        return
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    entry = ["large_files:", '- path: "models/model.pt"', f'  url: "{url}"', f'  hash_val: "{digest}"']
+    (folder / "large_files.yml").write_text("\n".join([*entry, '  hash_type: "sha256"']) + "\n", encoding="utf-8")
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Files that belong to the source: no weights, no results of runs, nothing compiled or hidden."""
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if (
+            path.is_file()
+            and parts[0] not in ("models", "runs")
+            and not any(p.startswith((".", "__pyc")) for p in parts)
+        ):
+            yield path
+
+
+def _zip(folder: Path, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            entry = zipfile.ZipInfo(str(path.relative_to(folder.parent)), date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+
+
+def _dump(config: dict[str, Any]) -> bytes:
+    sys.path.insert(0, str(ROOT / "ci"))
+    from render_bundles import format_json
+
+    return (format_json(config) + "\n").encode()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("--weights", type=Path, help="state dict, default: models/model.pt of the bundle")
+    parser.add_argument(
+        "--trained_on", required=True, help=f"what the weights were trained on; '{PHANTOMS}' marks them so"
+    )
+    parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write to")
+    parser.add_argument("--url", help="where the weights can be downloaded, to leave them out")
+    options = parser.parse_args()
+    weights = options.weights or options.bundle / "models" / "model.pt"
+    try:
+        print(export_bundle(options.bundle.resolve(), weights, options.output, options.trained_on, options.url))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

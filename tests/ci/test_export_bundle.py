@@ -1,0 +1,234 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Exported bundles where the package is not installed: the zoo's checks on all eight, and several in one process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser
+
+from hybridmim_components.phantoms import write_msd_spleen
+from hybridmim_components.weights import save_weights
+
+ROOT = Path(__file__).parents[2]
+NAMES = [f"{d}_{b}" for d in ("brats2020", "btcv", "msd_liver", "msd_spleen") for b in ("unet", "swinunetr")]
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"spatial_dims": 3, "features": [4, 4, 4, 8, 8, 4], "dropout": 0.1, "_target_": "BasicUNet"},
+    "swinunetr": {"feature_size": 12, "depths": [1, 1, 1, 1], "drop_rate": 0.1, "_target_": "SwinUNETR"},
+}
+NOT_INSTALLED = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hybridmim_components":
+            raise ModuleNotFoundError("not installed in this test", name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "ci" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python from the root folder, without the package."""
+    folder = tmp_path_factory.mktemp("not_installed")
+    (folder / "sitecustomize.py").write_text(NOT_INSTALLED)
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd="/")
+
+    assert "not installed in this test" in run("-c", "import hybridmim_components").stderr
+    return run
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """A bundle with a small network, and weights for it."""
+    renderer, root = load("render_bundles"), tmp_path_factory.mktemp("small")
+
+    def make(name: str) -> tuple[Path, Path]:
+        dataset, _, backbone = name.rpartition("_")
+        bundle = root / f"hybridmim_{name}_segmentation"
+        if not bundle.exists():
+            network = {"in_channels": "{{in_channels}}", "out_channels": "{{out_channels}}", **SMALL[backbone]}
+            files = renderer.render_bundle(ROOT / "ci" / "bundles", dataset, backbone, {"network_def": network})
+            for place, text in files.items():
+                (bundle / place).parent.mkdir(parents=True, exist_ok=True)
+                (bundle / place).write_text(text)
+            parser = ConfigParser(json.loads((bundle / "configs" / "inference.json").read_text()))
+            save_weights(root / name / "model.pt", parser.get_parsed_content("network_def"), {"seed": 0}, bare=True)
+        return bundle, root / name / "model.pt"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def exported(source: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    exporter, output = load("export_bundle"), tmp_path_factory.mktemp("exported")
+    return lambda name: exporter.export_bundle(*source(name), output, "phantoms")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_zoos_checks_pass_without_the_package(name: str, exported: Callable, isolated: Callable) -> None:
+    folder = exported(name)
+    assert folder.name == f"hybridmim_phantom_{name}_segmentation"
+    done = isolated(str(ROOT / "ci" / "check_exported.py"), str(folder))
+    row = [cell.strip() for cell in done.stdout.splitlines()[-1].strip("|").split("|")]
+    assert done.returncode == 0 and row == [folder.name, *["ok"] * 7], done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_zoos_checks_can_fail(exported: Callable, isolated: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "spoilt_segmentation"
+    shutil.copytree(exported("msd_spleen_unet"), folder)
+    (folder / "LICENSE").unlink()
+    for name, old, new in [
+        ("metadata.json", '"num_channels": 2', '"num_channels": 3'),
+        ("metadata.json", '"intended_use"', '"use"'),
+        ("train.json", "scripts.preflight.check_training", "scripts.preflight.check_nothing"),
+        ("inference.json", '"seg"', '"seg", "_disabled_": true'),
+    ]:
+        path = folder / "configs" / name
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+    done = isolated(str(ROOT / "ci" / "check_exported.py"), str(folder))
+    row = [cell.strip() for cell in done.stdout.splitlines()[-1].strip("|").split("|")]
+    assert done.returncode == 1
+    assert [cell == "ok" for cell in row[1:]] == [False, False, False, False, False, False, True], row
+
+
+def test_the_same_input_gives_the_same_bytes(source: Callable, tmp_path: Path) -> None:
+    exporter = load("export_bundle")
+    zips = []
+    for place in ("one", "two"):
+        exporter.export_bundle(*source("btcv_unet"), tmp_path / place, "BTCV")
+        (archive,) = (tmp_path / place).glob("*.zip")
+        assert archive.name == "hybridmim_btcv_unet_segmentation_v0.1.0.zip"
+        zips.append(archive.read_bytes())
+    assert zips[0] == zips[1]
+
+
+def test_scripts_are_the_same_in_every_bundle(exported: Callable) -> None:
+    folders = [exported(name) / "scripts" for name in ("btcv_unet", "brats2020_swinunetr")]
+    contents = [{str(p.relative_to(f)): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders]
+    assert contents[0] == contents[1] and not any(b"hybridmim_components" in text for text in contents[0].values())
+    assert set(contents[0]) == {
+        str(p.relative_to(ROOT / "hybridmim_components")) for p in (ROOT / "hybridmim_components").rglob("*.py")
+    }
+
+
+def test_metadata_readme_and_licence_say_what_the_weights_are(source: Callable, tmp_path: Path) -> None:
+    exporter = load("export_bundle")
+    for trained_on, statement in [
+        ("phantoms", "The weights were trained on synthetic phantoms: to try the bundle, not for patients."),
+        ("MSD Spleen, fold 0", "The weights were trained on MSD Spleen, fold 0."),
+    ]:
+        folder = exporter.export_bundle(*source("msd_spleen_unet"), tmp_path, trained_on)
+        metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+        assert statement in metadata["description"] and metadata["eval_metrics"] == {}
+        assert ("phantom" in folder.name, "phantoms" in metadata["name"]) == (trained_on == "phantoms",) * 2
+        for name in ("README.md", "data_license.txt"):
+            text = (folder / "docs" / name).read_text()
+            assert statement in text and "no weights trained on patients" not in text
+        assert "python -m hybridmim_components" not in (folder / "docs" / "README.md").read_text()
+
+
+def test_weights_may_stay_at_a_url(source: Callable, tmp_path: Path) -> None:
+    import hashlib
+
+    bundle, weights = source("btcv_unet")
+    folder = load("export_bundle").export_bundle(bundle, weights, tmp_path, "BTCV", url="https://example.org/model.pt")
+    text = (folder / "large_files.yml").read_text()
+    assert not (folder / "models" / "model.pt").exists() and "https://example.org/model.pt" in text
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in text
+
+
+def test_what_cannot_be_exported_is_named(source: Callable, tmp_path: Path) -> None:
+    exporter = load("export_bundle")
+    bundle, weights = source("msd_spleen_unet")
+    with pytest.raises(FileNotFoundError, match="no weights at .*nowhere.pt: run configs/train.json"):
+        exporter.export_bundle(bundle, tmp_path / "nowhere.pt", tmp_path, "MSD")
+    with pytest.raises(ValueError, match="state dict of .*msd_spleen_unet_segmentation's network, .* differs in"):
+        exporter.export_bundle(bundle, source("btcv_unet")[1], tmp_path, "MSD")
+    with pytest.raises(FileNotFoundError, match="bundle must be a folder with configs/metadata.json"):
+        exporter.export_bundle(tmp_path, weights, tmp_path / "out", "MSD")
+    # the output must not take the place of the bundle itself
+    with pytest.raises(ValueError, match="--output must be a folder away from the bundle"):
+        exporter.export_bundle(bundle, weights, bundle.parent, "MSD")
+    assert (bundle / "configs" / "train.json").is_file()
+
+
+TWO_IN_ONE_PROCESS = """
+import json, sys
+from monai.bundle import ConfigWorkflow
+roots, data, out = sys.argv[1:3], sys.argv[3], sys.argv[4]
+small = dict(roi_size=[48, 48, 48], spacing=[6, 6, 6], num_workers=0, device="cpu", epochs=1, val_interval=1)
+small |= dict(batch_size=2, crops_per_volume=1, dataset_dir=data)
+flows = [
+    ConfigWorkflow(f"{root}/configs/train.json", workflow_type="train", logging_file=False, bundle_root=root,
+                   output_dir=f"{out}/{i}", ckpt_dir=f"{out}/{i}", **small)
+    for i, root in enumerate(roots)
+]
+for flow in flows: flow.initialize()
+for flow in flows: assert flow.check_properties() == []
+for flow in flows: flow.run()
+for i in range(2): print("version", json.load(open(f"{out}/{i}/model.json"))["components_version"])
+"""
+
+
+@pytest.mark.slow
+def test_two_versions_in_one_process_keep_to_their_own_code(
+    source: Callable, isolated: Callable, tmp_path: Path
+) -> None:
+    exporter = load("export_bundle")
+    bundle, weights = source("msd_spleen_unet")
+    folders = [exporter.export_bundle(bundle, weights, tmp_path / place, "MSD") for place in ("old", "new")]
+    init = folders[1] / "scripts" / "__init__.py"
+    version = init.read_text()
+    init.write_text(version.replace('"0.1.0"', '"0.2.0"'))
+    assert init.read_text() != version
+    data = write_msd_spleen(tmp_path / "data", 6, 0, size=(40, 40, 32), spacing=(7.0, 7.0, 8.0))
+    done = isolated("-c", TWO_IN_ONE_PROCESS, *map(str, folders), str(data), str(tmp_path / "out"))
+    versions = [line for line in done.stdout.splitlines() if line.startswith("version")]
+    assert versions == ["version 0.1.0", "version 0.2.0"], done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_monai_loads_the_network_with_its_weights(exported: Callable, source: Callable, isolated: Callable) -> None:
+    folder = exported("msd_spleen_unet")
+    code = "import sys, torch; from monai.bundle import load; "
+    code += "network = load(sys.argv[1], bundle_dir=sys.argv[2], workflow_type='inference'); "
+    code += "state = torch.load(sys.argv[3], weights_only=True); "
+    code += (
+        "assert all(torch.equal(t, state[n]) for n, t in network.state_dict().items()); print(type(network).__name__)"
+    )
+    done = isolated("-c", code, folder.name, str(folder.parent), str(source("msd_spleen_unet")[1]))
+    assert done.stdout.splitlines()[-1:] == ["BasicUNet"], done.stderr
