@@ -14,7 +14,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,25 +125,42 @@ def step(monai_run: Callable, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return run_step
 
 
+def readme_commands(bundle: Path) -> dict[str, str]:
+    """The first block of commands of a bundle's README, by step."""
+    text = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    lines = text.split("```bash\n")[1].split("```")[0].splitlines()
+    return dict(zip(CONFIGS, lines, strict=True))
+
+
 @pytest.fixture(scope="session")
-def run(step: Callable, phantoms: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundle], Path]:
-    """All four steps of a bundle, one after the other, once in a session."""
+def run(phantoms: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundle], Path]:
+    """The commands of a bundle's README, as typed in the root folder, with overrides that shrink them.
+
+    They run on a copy of the bundle, once in a session; the folder ``runs`` of the copy is given.
+    """
     done: dict[str, Path] = {}
 
     def run_all(bundle: Bundle) -> Path:
         if bundle.name not in done:
-            out, data = tmp_path_factory.mktemp(bundle.name), phantoms(bundle.dataset)
-            extra: dict[str, dict[str, object]] = {
-                "pretrain": {"unlabelled_dirs": data.unlabelled_dir},
-                "train": {"pretrained": out / "models" / "pretrained" / "model.pt"},
-                "inference": {"image_dir": data.image_dir},
-            }
-            for name in CONFIGS:
-                places = {"dataset_dir": data.dataset_dir, "ckpt_dir": out / "models", "output_dir": out / name}
-                result = step(bundle, name, **places, **extra.get(name, {}))
-                assert result.returncode == 0, f"{name}\n{result.stdout}\n{result.stderr}"
-                (out / f"{name}.log").write_text(result.stdout + result.stderr)
-            done[bundle.name] = out
+            copy, data = tmp_path_factory.mktemp(bundle.name) / bundle.path.name, phantoms(bundle.dataset)
+            shutil.copytree(bundle.path, copy, ignore=shutil.ignore_patterns("models", "runs"))
+            places = {"BUNDLE": str(copy), "DATA": str(data.dataset_dir)}
+            python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            extra = {"pretrain": {"unlabelled_dirs": data.unlabelled_dir}, "inference": {"image_dir": data.image_dir}}
+            for name, command in readme_commands(copy).items():
+                overrides = bundle.small(name) | extra.get(name, {})
+                words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+                result = subprocess.run(
+                    f"{command} {shlex.join(words)}",
+                    shell=True,
+                    cwd="/",
+                    env={**os.environ, **places, "PATH": python},
+                    capture_output=True,
+                    text=True,
+                )
+                assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+                (copy / "runs" / f"{name}.log").write_text(result.stdout + result.stderr)
+            done[bundle.name] = copy / "runs"
         return done[bundle.name]
 
     return run_all

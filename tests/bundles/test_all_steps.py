@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Every bundle as its users run it: all configs by MONAI's own command, on phantoms, from another working directory."""
+"""Every bundle as its users run it: the commands of its README, on phantoms, from another working directory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def regions(dataset: str, labels: np.ndarray) -> list[np.ndarray]:
 
 def test_pretraining_leaves_weights_curves_previews_and_a_checkpoint(bundle, run: Callable) -> None:
     out = run(bundle)
-    weights = out / "models" / "pretrained" / "model.pt"
+    weights = out.parent / "models" / "pretrained" / "model.pt"
     parser = ConfigParser(bundle.config("train"))
     parser.update(bundle.small("train"))
     assert load_pretrained(parser.get_parsed_content("network_def"), weights).share == 1
@@ -74,10 +74,12 @@ def test_finetuning_starts_from_them_and_leaves_a_bare_state_dict(bundle, run: C
     log = (out / "train.log").read_text()
     assert "Loaded pre-trained weights" in log and "100.0% of the values outside the output layer" in log
     assert "recipe differs" not in log
-    state, recipe = read_weights(out / "models" / "model.pt")
+    state, recipe = read_weights(out.parent / "models" / "model.pt")
     assert any(name.startswith(OUTPUT_LAYERS[bundle.backbone]) for name in state) and recipe["pretrained"] is True
-    assert recipe["pretraining_volumes"] == read_weights(out / "models" / "pretrained" / "model.pt")[1]["volumes"]
-    assert sorted(p.name for p in (out / "models").iterdir()) == ["model.json", "model.pt", "pretrained"]
+    assert (
+        recipe["pretraining_volumes"] == read_weights(out.parent / "models" / "pretrained" / "model.pt")[1]["volumes"]
+    )
+    assert sorted(p.name for p in (out.parent / "models").iterdir()) == ["model.json", "model.pt", "pretrained"]
 
 
 def test_evaluation_scores_exactly_the_held_out_cases_on_their_own_grid(
@@ -120,7 +122,7 @@ def test_evaluating_what_pretraining_saw_is_refused_across_commands(
     spleen, run: Callable, phantoms: Callable, step: Callable
 ) -> None:
     out, data = run(spleen), phantoms("msd_spleen")
-    places = {"dataset_dir": data.dataset_dir, "ckpt_dir": out / "models", "output_dir": out / "leak"}
+    places = {"dataset_dir": data.dataset_dir, "ckpt_dir": out.parent / "models", "output_dir": out / "leak"}
     refused = step(spleen, "evaluate", **places, fold=1)
     assert refused.returncode != 0
     assert "error: 1 held-out volume(s) cannot be evaluated on" in refused.stderr
@@ -142,7 +144,7 @@ def test_the_overview_shows_the_whole_run(bundle, run: Callable, phantoms: Calla
 def test_weights_of_ct_start_a_network_for_four_modalities(
     spleen, brats, run: Callable, phantoms: Callable, step: Callable, tmp_path: Path
 ) -> None:
-    weights = run(spleen) / "models" / "pretrained" / "model.pt"
+    weights = run(spleen).parent / "models" / "pretrained" / "model.pt"
     places = {"dataset_dir": phantoms("brats2020").dataset_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "out"}
     done = step(brats, "train", **places, pretrained=weights, epochs=1)
     log = done.stdout + done.stderr
