@@ -230,7 +230,8 @@ def _planes(case: Mapping[str, Any]) -> tuple[list[np.ndarray], float]:
 
 
 def _colours(names: Labels) -> dict[int, Any]:
-    return {value: colormaps["tab20"](index % 20) for index, value in enumerate(names)}
+    colours = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    return {value: colours(index % colours.N) for index, value in enumerate(names)}
 
 
 def _coloured(plane: np.ndarray, names: Labels) -> np.ndarray:
