@@ -1,0 +1,286 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A hospital's day with the real MONAI Label server: infer, correct, train, infer again, on two bundles at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import itk
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.networks.nets import BasicUNet
+
+from hybridmim_components.phantoms import write_phantoms
+
+logger = logging.getLogger(__name__)
+ROOT = Path(__file__).parents[2]
+START = ROOT / "ci" / "monai_label" / "start.sh"
+PICTURE = "HYBRIDMIM_LABEL_PICTURE"
+SPLEEN, BRAIN = (f"hybridmim_{name}_unet_segmentation" for name in ("msd_spleen", "brats2020"))
+SMALL: dict[str, Any] = {"roi_size": [48, 48, 48]}
+SMALL_TRAINING = {"batch_size": 2, "crops_per_volume": 1, "num_workers": 0, "learning_rate": 0.01, "warmup_steps": 0}
+SPACINGS = {SPLEEN: [6.0, 6.0, 6.0], BRAIN: [5.0, 5.0, 5.0]}
+CHANNELS = {SPLEEN: 1, BRAIN: 4}
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+
+
+def small_bundle(folder: Path, name: str) -> Path:
+    """A copy of a bundle with a small network, and weights of it that give more than one label."""
+    bundle = folder / name
+    for part in ("configs", "docs"):
+        shutil.copytree(ROOT / "bundles" / name / part, bundle / part)
+    for step in ("inference", "train"):
+        path = bundle / "configs" / f"{step}.json"
+        config = json.loads(path.read_text())
+        config["network_def"]["features"] = [4, 4, 4, 8, 8, 4]
+        config |= SMALL | {"spacing": SPACINGS[name]} | (SMALL_TRAINING if step == "train" else {})
+        path.write_text(json.dumps(config, indent=4))
+    torch.manual_seed(0)
+    network = network_of(bundle).eval()
+    with torch.no_grad():
+        # logits around 0 for all channels, so that no label is everywhere or nowhere
+        image = torch.linspace(0, 1, 48).expand(1, CHANNELS[name], 48, 48, 48)
+        network.final_conv.bias -= network(image).flatten(2).median(dim=2).values[0]
+    (bundle / "models").mkdir()
+    torch.save(network.state_dict(), bundle / "models" / "model.pt")
+    return bundle
+
+
+def network_of(bundle: Path) -> BasicUNet:
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    return parser.get_parsed_content("network_def")
+
+
+def write_studies(folder: Path, root: Path) -> dict[str, tuple[dict[str, Path], str]]:
+    """Images of both kinds in one folder; returns the labels of each case and the case without, by bundle."""
+    folder.mkdir()
+    grid: dict[str, Any] = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
+    data = write_phantoms("msd_spleen", root / "ct", num_training=6, num_test=1, num_unlabelled=1, **grid)
+    images = sorted([*data.dataset_dir.glob("imagesTr/*.nii.gz"), *data.image_dir.glob("*.nii.gz")])
+    for image in images:
+        shutil.copy(image, folder / image.name)
+    ct = {path.name: path for path in sorted(data.dataset_dir.glob("labelsTr/*.nii.gz"))}
+    ct_alone = next(image.name for image in images if image.name not in ct)
+    grid = {"size": (36, 44, 36), "spacing": (4.4, 4.0, 4.2)}
+    data = write_phantoms("brats2020", root / "mri", num_training=3, num_test=1, num_unlabelled=1, **grid)
+    brains = {}
+    for flair in sorted([*data.dataset_dir.glob("*/*_flair.nii.gz"), *data.image_dir.glob("*/*_flair.nii.gz")]):
+        channels = [nib.load(str(flair).replace("_flair.", f"_{modality}.")) for modality in MODALITIES]
+        stacked = np.stack([np.asarray(channel.dataobj) for channel in channels], axis=-1)
+        nib.save(nib.Nifti1Image(stacked, channels[0].affine), folder / f"{flair.parent.name}.nii.gz")
+        brains[f"{flair.parent.name}.nii.gz"] = flair.with_name(flair.name.replace("_flair.", "_seg."))
+    brain_alone = next(name for name, label in brains.items() if not label.exists())
+    del brains[brain_alone]
+    return {SPLEEN: (_by_id(ct), _id(ct_alone)), BRAIN: (_by_id(brains), _id(brain_alone))}
+
+
+def _id(name: str) -> str:
+    return name.removesuffix(".nii.gz")
+
+
+def _by_id(labels: dict[str, Path]) -> dict[str, Path]:
+    return {_id(name): label for name, label in labels.items()}
+
+
+def check_mask(mask: Path, image: Path, labels: dict[str, int]) -> np.ndarray:
+    """The mask lies on its image's grid and holds what the metadata names, more than background alone."""
+    given, made = nib.load(image), nib.load(mask)
+    assert made.shape == given.shape[:3]
+    np.testing.assert_allclose(made.affine, given.affine, atol=1e-3)
+    values = np.asarray(made.dataobj)
+    assert {0} < set(np.unique(values)) <= {0, *labels.values()}, np.unique(values)
+    return values
+
+
+def labels_of(bundle: Path) -> dict[str, int]:
+    """What the metadata names, background apart, in lower case as MONAI Label has it."""
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    named = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    return {text.lower(): int(value) for value, text in named.items() if text != "background"}
+
+
+def infer(server: Any, name: str, studies: Path, case: str, labels: dict[str, int], folder: Path) -> np.ndarray:
+    """By the image's id, by upload, and in the format that 3D Slicer asks for: thrice the same mask."""
+    image, mask = studies / f"{case}.nii.gz", folder / "mask.nii.gz"
+    result = server.infer(name, mask, image=case)
+    assert result["label_names"] == labels
+    values = check_mask(mask, image, labels)
+    logger.info("%s answered in %.2f s", name, result["latencies"]["total"])
+    server.infer(name, mask, upload=image)
+    np.testing.assert_array_equal(check_mask(mask, image, labels), values)
+    server.infer(name, folder / "mask.nrrd", image=case, result_extension=".nrrd", result_dtype="uint8")
+    for_slicer = itk.array_from_image(itk.imread(str(folder / "mask.nrrd"))).transpose()
+    np.testing.assert_array_equal(for_slicer, values)
+    return values
+
+
+def slicer_options(info: dict[str, Any], name: str) -> dict[str, Any]:
+    """What 3D Slicer sends with a training: each option that the server offers, an empty ``run_id`` among them."""
+    options = info["trainers"][name]["config"].items()
+    return {key: value[0] if isinstance(value, list) else value for key, value in options} | {"run_id": ""}
+
+
+def save_picture(path: Path, image: Path, mask: np.ndarray) -> None:
+    """The middle slice through the mask, over the image, front of the patient up."""
+    given = nib.as_closest_canonical(nib.load(image))
+    placed = nib.as_closest_canonical(nib.Nifti1Image(mask.astype(np.uint8), nib.load(image).affine))
+    data, shown = np.asarray(given.dataobj), np.asarray(placed.dataobj)
+    depth = int(np.median(np.nonzero(shown)[2]))
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4))
+    for axis in axes:
+        axis.imshow(data[::-1, :, depth].T, cmap="gray", origin="lower", vmin=-200, vmax=300)
+        axis.axis("off")
+    over = np.ma.masked_equal(shown[::-1, :, depth].T, 0)
+    axes[1].imshow(over, cmap="autumn", origin="lower", alpha=0.5, interpolation="nearest")
+    figure.suptitle("a phantom, and the mask that MONAI Label's server returned")
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+
+
+@pytest.mark.full
+def test_annotators_infer_correct_train_and_infer_again(start_server: Callable, tmp_path: Path) -> None:
+    studies, app = tmp_path / "the studies", tmp_path / "the app"
+    cases = write_studies(studies, tmp_path / "phantoms")
+    bundles = {name: small_bundle(tmp_path / "bundles", name) for name in (SPLEEN, BRAIN)}
+    names = ",".join(str(bundle) for bundle in bundles.values())
+    arguments = ("--bundles", names, "--studies", str(studies), "--app", str(app))
+    server = start_server(*arguments)
+
+    info = server.get("/info/")
+    assert set(info["models"]) == set(info["trainers"]) == {SPLEEN, BRAIN}
+    labels = {name: info["models"][name]["labels"] for name in bundles}
+    assert labels == {name: labels_of(bundle) for name, bundle in bundles.items()}
+    trained = {name: app / "model" / name / "models" / "model.pt" for name in bundles}
+
+    def infer_both() -> dict[str, np.ndarray]:
+        return {name: infer(server, name, studies, cases[name][1], labels[name], tmp_path) for name in bundles}
+
+    def train(name: str, **params: object) -> None:
+        untrained, started = trained[name].read_bytes(), time.monotonic()
+        task = server.train(name, **params)
+        logger.info("%s trained in %.1f s", name, time.monotonic() - started)
+        assert task["status"] == "DONE", server.text()
+        assert trained[name].read_bytes() != untrained
+        network_of(bundles[name]).load_state_dict(torch.load(trained[name], weights_only=True))
+
+    before = infer_both()
+    drawn = list(cases[SPLEEN][0].items())
+    for case, label in drawn[:4]:
+        server.save_label(case, label)
+    train(SPLEEN, max_epochs=1, train_batch_size=1, val_split=0.2)
+    for case, label in drawn[4:]:
+        server.save_label(case, label)
+    train(SPLEEN, **slicer_options(info, SPLEEN) | {"max_epochs": 1, "val_split": 0})
+    after = infer_both()
+    assert (after[SPLEEN] != before[SPLEEN]).any()
+    np.testing.assert_array_equal(after[BRAIN], before[BRAIN])
+
+    # all labels are in one folder: those of the brain must not get into the spleen's training
+    for case, label in cases[BRAIN][0].items():
+        server.save_label(case, label)
+    weights = trained[SPLEEN].read_bytes()
+    assert server.train(SPLEEN, max_epochs=1)["status"] == "ERROR", server.text()
+    assert re.search(r"ValueError: .*BraTS20_Training_001", server.text(), re.DOTALL), server.text()
+    assert trained[SPLEEN].read_bytes() == weights
+    for case, _ in drawn:
+        server.remove_label(case)
+    train(BRAIN, **slicer_options(info, BRAIN) | {"max_epochs": 1, "val_split": 0.3})
+    after = infer_both()
+    assert (after[BRAIN] != before[BRAIN]).any()
+
+    server.stop()
+    server = start_server(*arguments)
+    for name, mask in infer_both().items():
+        np.testing.assert_array_equal(mask, after[name], err_msg="a restart must keep the retrained weights")
+    if os.environ.get(PICTURE):
+        for case, _ in cases[BRAIN][0].items():
+            server.remove_label(case)
+        for case, label in drawn:
+            server.save_label(case, label)
+        train(SPLEEN, max_epochs=40, val_split=0)
+        mask = infer(server, SPLEEN, studies, cases[SPLEEN][1], labels[SPLEEN], tmp_path)
+        save_picture(Path(os.environ[PICTURE]), studies / f"{cases[SPLEEN][1]}.nii.gz", mask)
+
+
+def start(cwd: Path, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}" if path else os.environ["PATH"]}
+    command = [str(START), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_help_and_mistakes_are_told_before_anything_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "msd_spleen_unet.pt").touch()
+    assert start(tmp_path, "--help").stdout.startswith("Usage: ci/monai_label/start.sh")
+    for arguments, message in (
+        (("--bundels", "x"), "unknown argument: --bundels"),
+        (("--studies", "."), "name the bundles with --bundles"),
+        (("--bundles", "msd_spleen_unet"), "name the folder of images with --studies"),
+        (("--bundles", "msd_spleen", "--studies", "."), "folders of bundles, got msd_spleen"),
+        (("--bundles", "msd_spleen_unet,msd_spleen_unet", "--studies", ".", "--models-dir", "."), "twice"),
+        (("--bundles", "msd_spleen_unet", "--studies", ".", "--port", "0"), "--port must be 1 to 65535, got 0"),
+    ):
+        done = start(tmp_path, *arguments)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+    done = start(tmp_path, "--bundles", "msd_spleen_unet", "--studies", "nowhere")
+    assert done.returncode == 1 and "--studies must be an existing folder, got nowhere" in done.stderr
+
+
+def test_missing_weights_are_named_with_each_place_looked_at(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundles" / SPLEEN
+    shutil.copytree(ROOT / "bundles" / SPLEEN / "configs", bundle / "configs")
+    done = start(tmp_path, "--bundles", str(bundle), "--studies", str(tmp_path), "--models-dir", str(tmp_path))
+    assert done.returncode == 1 and f"{bundle} has no weights" in done.stderr
+    for place in (tmp_path / "model.pt", tmp_path / SPLEEN / "model.pt", bundle / "models" / "model.pt"):
+        assert f"  {place}\n" in done.stderr
+
+
+def test_bundles_are_copied_without_their_runs_once_and_a_server_for_others_is_warned_of(tmp_path: Path) -> None:
+    """With a stand-in for python that prints how the server would be started."""
+    sample, weights, app = (
+        tmp_path / "monailabel" / "sample-apps" / "monaibundle",
+        tmp_path / "weights",
+        tmp_path / "app",
+    )
+    for folder in (sample, weights, tmp_path / "bin"):
+        folder.mkdir(parents=True)
+    (sample / "main.py").touch()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo {tmp_path} || echo "started: $*"\n')
+    python.chmod(0o755)
+    (weights / "msd_spleen_unet.pt").write_text("first")
+    (weights / "brats2020_unet.pt").touch()
+    arguments = ["--no-install", "--studies", str(tmp_path), "--models-dir", str(weights), "--app", str(app)]
+    arguments += ["--bundles", "msd_spleen_unet,brats2020_unet"]
+    done = start(tmp_path, *arguments, path=python.parent)
+    assert f"--conf models {SPLEEN},{BRAIN} --conf zoo_source local --conf sam2 false" in done.stdout, done.stderr
+    assert "WARNING" not in done.stderr and "takes all labels" in done.stdout
+    copied = app / "model" / SPLEEN
+    assert {path.name for path in copied.iterdir()} == {"LICENSE", "configs", "docs", "models"}
+    (copied / "models" / "model.pt").write_text("retrained")
+    done = start(tmp_path, *arguments, "--host", "0.0.0.0", path=python.parent)
+    assert "WARNING: the server listens on 0.0.0.0 and has no login" in done.stderr
+    assert (copied / "models" / "model.pt").read_text() == "retrained"
