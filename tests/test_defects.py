@@ -200,7 +200,7 @@ def test_defect_13_one_channel_weights_reach_a_four_channel_network(tmp_path: Pa
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda b: b.name)
 def test_defect_10_every_volume_is_drawn_in_every_epoch(bundle: Path) -> None:
     config = json.loads((bundle / "configs" / "pretrain.json").read_text())
-    config["lists"] = {"training": [{"volume": i} for i in range(20)]}
+    config["volumes"] = {"training": [{"volume": i} for i in range(20)]}
     config["train"]["preprocessing"] = {"_target_": "Compose", "transforms": []}
     parser = ConfigParser({**config, "num_workers": 0, "batch_size": 4, "crops_per_volume": 2})
     loader = parser.get_parsed_content("train#dataloader")

@@ -41,23 +41,14 @@ class HybridMIMTrainer(SupervisedTrainer):
         self.terms = loss_function
 
     def _total_loss(self, outputs: dict[str, Tensor], targets: dict[str, Any]) -> Tensor:
-        if self.state.iteration == 1:
-            self._check_range(targets["image"])
         terms = self.terms(outputs, **targets)
         self.state.output.update({name: terms[name].detach() for name in LOSS_TERMS})
         self.state.output["unchanged"] = self._unchanged(targets)
         return terms["loss"]
 
-    def _check_range(self, image: Tensor) -> None:
-        low, high = image.min().item(), image.max().item()
-        if getattr(self.network, "output_activation", "") == "sigmoid" and (low < 0 or high > 1):
-            raise ValueError(
-                f"output_activation 'sigmoid' needs images in 0..1, got {low:.3g}..{high:.3g}: "
-                "use 'identity' for z-scored images"
-            )
-
     def _unchanged(self, targets: dict[str, Any]) -> Tensor:
-        if getattr(self.network, "mask_token", None) is not None:
+        model = getattr(self.network, "module", self.network)  # of DistributedDataParallel
+        if getattr(model, "mask_token", None) is not None:
             return targets["image"].new_zeros(())
         return unchanged_share(targets["image"], targets["mask"], targets["region"].grid)
 

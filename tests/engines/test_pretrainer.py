@@ -83,7 +83,7 @@ def test_one_epoch_reports_every_term_and_moves_the_weights(tmp_path) -> None:
 
 
 def test_images_outside_0_to_1_are_refused_for_a_sigmoid() -> None:
-    with pytest.raises(ValueError, match=r"output_activation 'sigmoid' needs images in 0\.\.1, got"):
+    with pytest.raises(ValueError, match=r"output_activation sigmoid needs images in 0\.\.1, got"):
         trainer(model(), crops(offset=1.0)).run()
 
 
