@@ -21,6 +21,7 @@ import fire
 
 from hybridmim_components.data.case_table import case_rows, format_row
 from hybridmim_components.data.download import download_msd
+from hybridmim_components.deployment import export
 from hybridmim_components.overview import draw_overview, summary
 from hybridmim_components.phantoms import write_phantoms
 
@@ -109,7 +110,13 @@ def main() -> None:
     logging.getLogger("monai.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
     try:
-        commands = {"check": check, "download": download, "phantoms": phantoms, "overview": overview}
+        commands = {
+            "check": check,
+            "download": download,
+            "export": export,
+            "phantoms": phantoms,
+            "overview": overview,
+        }
         fire.Fire(commands, name="hybridmim_components")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

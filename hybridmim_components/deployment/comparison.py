@@ -1,0 +1,95 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Phantom crops as a network sees them, and how far two runtimes' logits of them lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from hybridmim_components.deployment.trained_bundle import TrainedBundle
+from hybridmim_components.phantoms.anatomy import abdomen_phantom
+from hybridmim_components.phantoms.brain import MODALITIES, brain_phantom
+
+__all__ = ["Comparison", "compare", "phantom_images"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far logits lie apart."""
+
+    max_difference: float
+    """Largest absolute difference."""
+    agreement: float
+    """Share of the voxels that get the same label."""
+
+    def worst(self, other: Comparison) -> Comparison:
+        """The worse of both, figure by figure."""
+        return Comparison(max(self.max_difference, other.max_difference), min(self.agreement, other.agreement))
+
+
+def compare(expected: Tensor, logits: Tensor, overlapping: bool) -> Comparison:
+    """Compare logits (B, C, H, W, D) with those of PyTorch.
+
+    Args:
+        expected: of PyTorch.
+        logits: of the exported file.
+        overlapping: each channel has a threshold of its own; else the largest channel is the label.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    if expected.shape != logits.shape:
+        raise ValueError(f"logits must have the shape {tuple(expected.shape)}, got {tuple(logits.shape)}")
+    # not a number counts as infinitely far away, also where PyTorch gives the same
+    difference = (expected.double() - logits.double()).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+    labels = [x > 0 if overlapping else x.argmax(1, keepdim=True) for x in (expected, logits)]
+    same = (labels[0] == labels[1]).all(1)
+    return Comparison(float(difference.max()), float(same.double().mean()))
+
+
+def phantom_images(bundle: TrainedBundle, batch_size: int, size: Sequence[int], seed: int = 0) -> Tensor:
+    """Draw phantoms in the size of a crop, with the intensities that the bundle's own pre-processing makes of them.
+
+    Args:
+        bundle: its metadata tell modality and sequences, its config the pre-processing.
+        batch_size: number of phantoms, each another draw.
+        size: voxels (H, W, D).
+        seed: of the first one.
+
+    Returns:
+        Images (B, C, H, W, D).
+    """
+    steps = bundle.config["preprocessing"]["transforms"]
+    parser = ConfigParser({**bundle.config, "intensities": [s for s in steps if "Intensity" in s["_target_"]]})
+    transforms = parser.get_parsed_content("intensities")
+    images = []
+    for index in range(batch_size):
+        data = {"image": torch.from_numpy(_draw(bundle, size, seed + index).astype(np.float32))}
+        for transform in transforms:
+            data = transform(data)
+        images.append(torch.as_tensor(data["image"]))
+    return torch.stack(images)
+
+
+def _draw(bundle: TrainedBundle, size: Sequence[int], seed: int) -> np.ndarray:
+    """One image (C, H, W, D) in the intensities of a scanner."""
+    rng, image = np.random.default_rng(seed), bundle.image_format
+    if image["modality"] == "MR":
+        names = list(image["channel_def"].values())
+        return brain_phantom(rng, size)[0][[MODALITIES.index(name) for name in names]]
+    return np.stack([abdomen_phantom(rng, size)[0] for _ in range(image["num_channels"])])

@@ -1,0 +1,201 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One command from a trained bundle to a verified file: write, read back, compare with PyTorch, then publish."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from hybridmim_components.deployment.comparison import Comparison, compare, phantom_images
+from hybridmim_components.deployment.formats import FORMATS, DeploymentFormat
+from hybridmim_components.deployment.trained_bundle import TrainedBundle
+
+__all__ = ["ExportReport", "export", "export_network"]
+
+TOLERANCE = 1e-3
+AGREEMENT = 0.999
+# a crop of another shape than any config's, small since it is for the shape's sake
+_OTHER_SIZE = (48, 32, 32)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how far it is from PyTorch."""
+
+    path: Path
+    format: str
+    network: str
+    weights: Path
+    comparison: Comparison
+    """The worst over all the crops that were compared."""
+    tolerance: float
+    shapes: list[tuple[int, ...]]
+    """Of the batches that were compared."""
+    size: int
+    """Bytes of all files together."""
+    seconds: float
+    versions: list[str]
+    notes: list[str] = field(default_factory=list)
+    """What the file cannot do, and what must be known to use it."""
+
+    def __str__(self) -> str:
+        shapes = ", ".join("x".join(str(n) for n in shape) for shape in self.shapes)
+        lines = [
+            f"{self.path}: {self.network} of {self.weights} as {self.format}, {self.size / 1e6:.1f} MB",
+            f"  logits differ from PyTorch by at most {self.comparison.max_difference:.2g} (tolerance "
+            f"{self.tolerance:g}), {self.comparison.agreement:.4%} of the voxels get the same label; phantoms {shapes}",
+            *(f"  {note}" for note in self.notes),
+            f"  {self.seconds:.0f} s with {', '.join(self.versions)}",
+        ]
+        return "\n".join(lines)
+
+
+def export_network(
+    bundle: str | Path,
+    format: str,
+    output: str | Path | None = None,
+    weights: str | Path | None = None,
+    roi_size: Sequence[int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    tolerance: float = TOLERANCE,
+) -> ExportReport:
+    """Export a bundle's trained network and prove on phantoms that the file gives PyTorch's logits.
+
+    Single precision on the CPU. What is written under the name asked for has passed the comparison; when it does not,
+    or anything else fails, no new file is left, and an older one stays as it was.
+
+    Args:
+        bundle: folder of the bundle.
+        format: torchscript, onnx or openvino.
+        output: file to write; default ``models/model`` of the bundle with the format's suffix.
+        weights: file of a fine-tuned network; default ``models/model.pt`` of the bundle.
+        roi_size: crop (H, W, D) in voxels; default: that of the config.
+        overrides: of inference.json, as given to training, such as ``{"network_def#features": [8, 8, 16, 32, 64, 8]}``.
+        tolerance: largest absolute difference of logits; besides, 99.9 % of the voxels must get the same label.
+
+    Returns:
+        What was written, how far it is from PyTorch, and what it cannot do.
+
+    Raises:
+        FileNotFoundError: when weights or a config are missing.
+        ValueError: when an argument is out of range, a package is missing, the weights do not fit, or the exported
+            network differs from PyTorch.
+    """
+    start = time.perf_counter()
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {tuple(FORMATS)}, got {format!r}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be above 0, got {tolerance}")
+    form = FORMATS[format]
+    target = _target(bundle, form, output)
+    versions = form.check_packages()
+    source = TrainedBundle.load(bundle, weights, roi_size, overrides)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # beside the target, so that publishing is a rename
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        draft = Path(folder) / target.name
+        form.write(source, draft)
+        comparison, shapes, remarks = _verify(source, form, draft, tolerance)
+        files = [draft.with_suffix(suffix) for suffix in form.suffixes]
+        size = sum(file.stat().st_size for file in files)
+        _publish(files, target.parent)
+    return ExportReport(
+        path=target,
+        format=form.name,
+        network=type(source.network).__name__,
+        weights=source.weights,
+        comparison=comparison,
+        tolerance=tolerance,
+        shapes=shapes,
+        size=size,
+        seconds=time.perf_counter() - start,
+        versions=versions,
+        notes=form.limits(source) + remarks,
+    )
+
+
+def export(
+    bundle: str,
+    format: str = "torchscript",
+    output: str | None = None,
+    weights: str | None = None,
+    roi_size: Sequence[int] | None = None,
+    overrides: dict | None = None,
+    tolerance: float = TOLERANCE,
+) -> str:
+    """Export a bundle's trained network for deployment, verify the file against PyTorch and print how it differs.
+
+    Args:
+        bundle: folder of the bundle.
+        format: torchscript (MONAI Deploy reads it), onnx or openvino.
+        output: file to write; default: models/model.ts, .onnx or .xml (with .bin) of the bundle.
+        weights: file of a fine-tuned network; default: models/model.pt of the bundle.
+        roi_size: crop in voxels, such as "[96,96,96]"; default: that of configs/inference.json.
+        overrides: of inference.json, where training had them, such as "{'network_def#feature_size':24}".
+        tolerance: largest absolute difference of logits that is accepted.
+    """
+    return str(export_network(bundle, format, output, weights, roi_size, overrides, tolerance))
+
+
+def _target(bundle: str | Path, form: DeploymentFormat, output: str | Path | None) -> Path:
+    suffix = form.suffixes[-1]
+    target = Path(bundle) / "models" / f"model{suffix}" if output is None else Path(output)
+    if target.suffix != suffix:
+        raise ValueError(f"output must end in {suffix} for the format {form.name}, got {target}")
+    return target
+
+
+def _verify(
+    source: TrainedBundle, form: DeploymentFormat, file: Path, tolerance: float
+) -> tuple[Comparison, list[tuple[int, ...]], list[str]]:
+    """Compare a file with PyTorch on a single crop, and on two crops, of another size where it takes one."""
+    runtime = form.load(file)
+    batches = [(1, source.roi_size), (2, _OTHER_SIZE if source.resizable else source.roi_size)]
+    comparison, shapes, remarks = Comparison(0.0, 1.0), [], []
+    for seed, (batch_size, size) in enumerate(batches):
+        images = phantom_images(source, batch_size, size, seed=10 * seed)
+        with torch.inference_mode():
+            expected, logits = source.network(images), runtime(images)
+        if expected.shape[1] != source.out_channels:
+            raise ValueError(
+                f"the network must have the {source.out_channels} outputs of metadata.json, got {expected.shape[1]}"
+            )
+        comparison = comparison.worst(compare(expected, logits, source.overlapping))
+        shapes.append(tuple(images.shape))
+        if seed == 0:
+            remarks = form.remarks(file, images, expected, source.overlapping)
+    if not (comparison.max_difference <= tolerance and comparison.agreement >= AGREEMENT):
+        raise ValueError(
+            f"the {form.name} file must give PyTorch's logits within {tolerance:g} and the same label to "
+            f"{AGREEMENT:.1%} of the voxels, got {comparison.max_difference:.2g} and {comparison.agreement:.4%}: "
+            "nothing was written"
+        )
+    return comparison, shapes, remarks
+
+
+def _publish(files: Sequence[Path], folder: Path) -> None:
+    """Rename files into place; a kill between two of them must not leave an old file to open beside new weights."""
+    for file in files:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    if len(files) > 1:
+        (folder / files[-1].name).unlink(missing_ok=True)
+    for file in files:
+        os.replace(file, folder / file.name)

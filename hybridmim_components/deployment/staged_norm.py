@@ -1,0 +1,61 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Instance normalization whose sums stay exact where a runtime adds up a whole volume in single precision."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["StagedInstanceNorm", "with_staged_norms"]
+
+
+class StagedInstanceNorm(nn.Module):
+    """What ``nn.InstanceNorm3d`` computes, with each mean taken plane by plane, then over the planes.
+
+    ONNX Runtime and OpenVINO add up the values of a channel one after the other. At 96^3 voxels the rounding errors of
+    that alone moved the logits of a trained BasicUNet by 0.015 and 0.1. A matrix product per plane, which neither of
+    them fuses back into one sum, brings them below 0.001.
+
+    Args:
+        norm: the layer to replace, without running statistics.
+    """
+
+    def __init__(self, norm: nn.InstanceNorm3d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each channel of each sample of (B, C, H, W, D)."""
+        centred = x - self._mean(x)
+        normal = centred * torch.rsqrt(self._mean(centred * centred) + self.eps)
+        if self.weight is None:
+            return normal
+        return normal * self.weight.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)
+
+    @staticmethod
+    def _mean(x: Tensor) -> Tensor:
+        planes = x.flatten(3)  # (B, C, H, W * D)
+        share = torch.ones_like(planes[:1, :1, :1]).transpose(2, 3) / planes.shape[3]
+        return torch.matmul(planes, share).mean(2, keepdim=True).unsqueeze(-1)
+
+
+def with_staged_norms(network: nn.Module) -> nn.Module:
+    """Copy a network and replace its instance normalizations; the weights keep their values."""
+    copy = deepcopy(network)
+    for module in list(copy.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.InstanceNorm3d) and not child.track_running_stats:
+                setattr(module, name, StagedInstanceNorm(child))
+    return copy.eval()
