@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from hybridmim_components.losses.contrast import contrast_loss, require_negatives
+from hybridmim_components.losses.gathering import gather_views
 from hybridmim_components.losses.partial_region import partial_region_loss
 from hybridmim_components.losses.perception import consistency_loss, location_loss, number_loss
 from hybridmim_components.masking import expand_mask
@@ -31,7 +32,8 @@ LOSS_TERMS = ("partial_region", "number", "location", "consistency", "contrast")
 class HybridMIMLoss(nn.Module):
     """L_PR + 0.1 L_Num + 0.1 L_Loc + 0.01 L_Con + 0.1 L_CL (Xing et al., https://arxiv.org/abs/2303.10333).
 
-    A term of weight 0 is not computed and is reported as 0.
+    A term of weight 0 is not computed and is reported as 0. In a multi-process run the contrast takes its negatives
+    from all processes.
 
     Args:
         partial_region_weight: weight of the reconstruction of masked voxels.
@@ -88,11 +90,12 @@ class HybridMIMLoss(nn.Module):
         Raises:
             ValueError: when the contrast is on and the batch holds no negatives.
         """
-        distinct = None if self.same_volume_negatives else volume
 
         def contrast() -> Tensor:
-            require_negatives(len(image), distinct)
-            return contrast_loss(outputs["view1"], outputs["view2"], self.temperature, distinct)
+            distinct = None if self.same_volume_negatives else volume
+            view1, view2, distinct = gather_views(outputs["view1"], outputs["view2"], distinct)
+            require_negatives(len(view1), distinct)
+            return contrast_loss(view1, view2, self.temperature, distinct)
 
         voxel_mask = region.crop(expand_mask(mask, region.grid))
         compute: dict[str, Callable[[], Tensor]] = {

@@ -14,7 +14,9 @@
 from __future__ import annotations
 
 from math import prod
+from typing import cast
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 
@@ -172,7 +174,10 @@ class HybridMIM(nn.Module):
 
     @torch.no_grad()
     def _follow_center(self, pooled: Tensor) -> None:
-        self.projection_center.lerp_(pooled.mean(0).to(self.projection_center.dtype), 1 - CENTER_MOMENTUM)
+        mean = pooled.detach().mean(0).to(self.projection_center.dtype)
+        if idist.get_world_size() > 1:
+            mean = cast(Tensor, idist.all_reduce(mean)) / idist.get_world_size()
+        self.projection_center.lerp_(mean, 1 - CENTER_MOMENTUM)
 
 
 def _pool_tokens(bottleneck: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The contrast's views of all processes, so that each crop has the negatives of the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import ignite.distributed as idist
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+__all__ = ["gather_views"]
+
+
+def gather_views(view1: Tensor, view2: Tensor, volume: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Join what all processes have; with one process nothing changes.
+
+    Each process then computes the same loss over the whole batch, and gradients flow back to the process that a view
+    came from, summed over processes. DistributedDataParallel's mean makes that the gradient of one process with the
+    whole batch.
+
+    Args:
+        view1: projections (B, F); the same B in all processes.
+        view2: projections (B, F).
+        volume: (B,) number of the volume each crop is from.
+
+    Returns:
+        The same for the whole batch, (processes * B, F) and (processes * B,).
+    """
+    if idist.get_world_size() == 1:
+        return view1, view2, volume
+    if volume is not None:
+        volume = cast(Tensor, idist.all_gather(volume.to(view1.device))).to(volume.device)
+    return _AllGather.apply(view1), _AllGather.apply(view2), volume
+
+
+class _AllGather(Function):
+    """Join along the first axis; torch's own with a gradient is deprecated, and what follows it is not public yet."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        ctx.batch_size = len(own)
+        return cast(Tensor, idist.all_gather(own))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = cast(Tensor, idist.all_reduce(gradient.contiguous()))
+        return total[idist.get_rank() * ctx.batch_size :][: ctx.batch_size]
