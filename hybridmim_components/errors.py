@@ -19,10 +19,21 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["is_bundle_command", "root_cause", "shorten_tracebacks"]
+__all__ = ["VolumeError", "is_bundle_command", "root_cause", "shorten_tracebacks"]
 
 _PACKAGE = Path(__file__).parent
 FULL_TRACEBACK = "HYBRIDMIM_TRACEBACK"
+
+
+class VolumeError(ValueError):
+    """A volume that cannot be used amid a run.
+
+    Args:
+        message: what is wrong; where torch passes the traceback of a worker process on, only its last line is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rstrip().splitlines()[-1].partition(f"{type(self).__name__}: ")[2] or message)
 
 
 def shorten_tracebacks() -> None:
@@ -51,6 +62,8 @@ def root_cause(error: BaseException) -> BaseException:
 
 def _is_ours(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, VolumeError):
+        return True
     expected = isinstance(error, (ValueError, OSError))
     return expected and bool(frames) and Path(frames[-1].filename).is_relative_to(_PACKAGE)
 

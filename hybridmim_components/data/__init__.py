@@ -17,6 +17,7 @@ from hybridmim_components.data.caching import CACHES, make_dataset
 from hybridmim_components.data.datasets import DATASETS, find_cases, read_cases
 from hybridmim_components.data.inspection import inspect_volumes
 from hybridmim_components.data.lists import finetuning_lists, pretraining_lists
+from hybridmim_components.data.seeded_loader import SeededLoader
 from hybridmim_components.data.splits import split_cases
 from hybridmim_components.data.unlabelled import find_volumes
 from hybridmim_components.data.volumes import VolumeRules, fingerprint, read_volume
@@ -24,6 +25,7 @@ from hybridmim_components.data.volumes import VolumeRules, fingerprint, read_vol
 __all__ = [
     "CACHES",
     "DATASETS",
+    "SeededLoader",
     "VolumeRules",
     "find_cases",
     "find_volumes",

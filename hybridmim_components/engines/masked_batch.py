@@ -37,7 +37,7 @@ class MaskedBatch(PrepareBatch):
         mask_ratio: share of masked patches.
         mask_strategy: see :func:`.masking.sample_mask`.
         region: see :func:`.partial_region.choose_region`.
-        seed: seed of masks and regions; give every rank its own.
+        generator: draws masks and regions; default: torch's global one, see :class:`.handlers.SeededSteps`.
 
     Raises:
         ValueError: when a setting is out of range.
@@ -49,13 +49,13 @@ class MaskedBatch(PrepareBatch):
         mask_ratio: float = 0.4,
         mask_strategy: str = "hierarchical",
         region: str = "random",
-        seed: int = 0,
+        generator: torch.Generator | None = None,
     ) -> None:
         self.grid = grid
         self.mask_ratio = mask_ratio
         self.mask_strategy = mask_strategy
         self.region = region
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = generator or torch.default_generator
         # settings are tried once here, so that a wrong one does not wait for the first batch
         sample_mask(grid, 1, mask_ratio, mask_strategy, torch.Generator())
         choose_region(grid, region, torch.Generator(), torch.zeros(grid.subvolume_grid))
@@ -104,7 +104,7 @@ class FixedMaskBatch(MaskedBatch):
     def __init__(
         self, grid: MaskGrid, mask_ratio: float = 0.4, mask_strategy: str = "hierarchical", seed: int = 0
     ) -> None:
-        super().__init__(grid, mask_ratio, mask_strategy, "full", seed)
+        super().__init__(grid, mask_ratio, mask_strategy, "full")
         self.seed = seed
 
     def _mask(self, batch_size: int, volume: Tensor | None) -> Tensor:

@@ -89,12 +89,14 @@ def test_images_outside_0_to_1_are_refused_for_a_sigmoid() -> None:
 
 def test_masks_differ_between_batches_and_follow_the_seed() -> None:
     batch = {"image": MetaTensor(torch.rand(2, 1, 32, 32, 32)), "volume": torch.tensor([0, 1])}
-    prepare, again = MaskedBatch(GRID, seed=3), MaskedBatch(GRID, seed=3)
+    prepare, again = (MaskedBatch(GRID, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     first, second = prepare(batch), prepare(batch)
     assert not isinstance(first[0], MetaTensor)
     assert not torch.equal(first[1]["mask"], second[1]["mask"])
     assert torch.equal(first[1]["mask"], again(batch)[1]["mask"])
-    assert not torch.equal(first[1]["mask"], MaskedBatch(GRID, seed=4)(batch)[1]["mask"])
+    assert not torch.equal(
+        first[1]["mask"], MaskedBatch(GRID, generator=torch.Generator().manual_seed(4))(batch)[1]["mask"]
+    )
 
 
 def test_validation_masks_are_fixed_for_each_volume() -> None:

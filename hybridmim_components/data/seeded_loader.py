@@ -1,0 +1,135 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A data loader whose items depend on the seed, the epoch and the item alone, and that can begin amid an epoch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from monai.data import DataLoader
+from monai.transforms import Randomizable
+from torch.utils.data import Dataset, DistributedSampler
+
+from hybridmim_components.data.volumes import image_files
+from hybridmim_components.errors import VolumeError, root_cause
+from hybridmim_components.seeds import seed_of
+
+__all__ = ["SeededLoader"]
+
+logger = logging.getLogger(__name__)
+
+
+class SeededLoader(DataLoader):
+    """MONAI's DataLoader for training, in an order and with random transforms that a resumed run repeats.
+
+    It does not matter how many workers load, nor what was loaded before. In a multi-process run each rank has a share
+    of the items. Each item gets ``case``, the files of its image, so that an error can name them.
+
+    Args:
+        dataset: a ``monai.data.Dataset`` of items with ``image``; its transform is seeded for each item.
+        batch_size: items per batch and process.
+        seed: seed of the run.
+        skip_unreadable: log an item that fails and take the next one in its place, instead of raising.
+        kwargs: further arguments of ``monai.data.DataLoader``.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batch_size: int, seed: int = 0, skip_unreadable: bool = False, **kwargs: Any
+    ) -> None:
+        self.order = _SamplerFrom(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
+        self.items = _SeededItems(dataset, seed, skip_unreadable)
+        # of its own, so that making an iterator takes no number from torch's global one
+        generator = torch.Generator().manual_seed(seed)
+        super().__init__(self.items, batch_size=batch_size, sampler=self.order, generator=generator, **kwargs)
+
+    def begin(self, epoch: int, batch: int = 0) -> None:
+        """Set what the next iterator yields.
+
+        Args:
+            epoch: from 1.
+            batch: number of batches of the epoch to leave out.
+        """
+        self.items.epoch = epoch
+        self.order.set_epoch(epoch)
+        self.order.start = batch * (self.batch_size or 1)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yield batches.
+
+        Raises:
+            VolumeError: names a volume that cannot be used.
+            ChildProcessError: when a worker process has died.
+        """
+        try:
+            yield from super().__iter__()
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error) or isinstance(error, VolumeError):
+                raise
+            raise ChildProcessError(
+                f"a process that loads data has died, perhaps for want of memory: lower num_workers ({error})"
+            ) from error
+
+
+class _SamplerFrom(DistributedSampler):
+    """From an item on; torch's own sampler, which for one process is a plain shuffle."""
+
+    start = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(super().__iter__(), self.start, None)
+
+
+class _SeededItems(Dataset):
+    """Items of a data set, the transform seeded anew for each."""
+
+    def __init__(self, dataset: Dataset, seed: int, skip_unreadable: bool) -> None:
+        self.dataset, self.seed, self.skip_unreadable = dataset, seed, skip_unreadable
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        for offset in range(len(self)):
+            try:
+                return self._item((index + offset) % len(self))
+            except VolumeError as error:
+                if not self.skip_unreadable:
+                    raise
+                logger.warning("Skipped: %s", error)
+        raise VolumeError("none of the volumes can be used any more")
+
+    def _item(self, index: int) -> Any:
+        transform = getattr(self.dataset, "transform", None)
+        random = transform if isinstance(transform, Randomizable) else self.dataset
+        if isinstance(random, Randomizable):
+            random.set_random_state(seed=seed_of(self.seed, self.epoch, index))
+        name = self._name(index)
+        try:
+            item = self.dataset[index]
+        except Exception as error:  # each reader and transform has its own
+            cause = root_cause(error)
+            reason = (str(cause).splitlines() or [""])[0]
+            raise VolumeError(f"cannot use {name}: {type(cause).__name__}: {reason}") from error
+        for part in item if isinstance(item, list) else [item]:
+            part["case"] = name
+        return item
+
+    def _name(self, index: int) -> str:
+        item = getattr(self.dataset, "data", {index: {}})[index]
+        image = item.get("image", f"item {index}") if isinstance(item, Mapping) else f"item {index}"
+        return ", ".join(image_files(image)) if isinstance(image, (str, list, tuple)) else f"item {index}"
