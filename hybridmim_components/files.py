@@ -22,7 +22,10 @@ from typing import IO, Any
 
 import torch
 
-__all__ = ["file_state", "save_tensors", "write_text"]
+__all__ = ["PARTIAL", "file_state", "save_tensors", "write_text"]
+
+PARTIAL = ".partial"
+"""Suffix of what a kill amid writing leaves beside the target."""
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -38,7 +41,7 @@ def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
 def _replace(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -49,8 +52,11 @@ def _replace(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        # torch.save reports a full disk as a RuntimeError
+        if isinstance(error, (OSError, RuntimeError)):
+            raise OSError(f"cannot write {target}: {error}") from error
         raise
 
 

@@ -72,8 +72,9 @@ def check_pretraining(
     """
     _require_writable(output_dir)
     volumes_per_batch = _volumes_per_batch(batch_size, crops_per_volume)
+    processes = idist.get_world_size()
     own_negatives = same_volume_negatives and crops_per_volume > 1
-    if contrast_weight > 0 and volumes_per_batch < 2 and not own_negatives:
+    if contrast_weight > 0 and volumes_per_batch * processes < 2 and not own_negatives:
         raise ValueError(
             f"the contrastive loss needs crops of at least 2 volumes in a batch, got batch_size {batch_size} with "
             f"crops_per_volume {crops_per_volume}: raise batch_size, lower crops_per_volume, "
@@ -85,7 +86,6 @@ def check_pretraining(
     usable = {name: [item for item in lists[name] if image_files(item["image"]) in digests] for name in lists}
     usable |= _without_copies({name: usable[name] for name in ("validation", "training")}, digests)
     _require_one_per_process(usable["validation"], "validation")
-    processes = idist.get_world_size()
     if len(usable["training"]) < volumes_per_batch * processes:
         raise ValueError(
             f"a batch of {batch_size} crops needs {volumes_per_batch} training volumes for each of {processes} "
@@ -111,7 +111,7 @@ def check_training(
     rules: VolumeRules | None = None,
     allow_seen: bool = False,
     num_workers: int = 2,
-) -> dict[str, list[str]]:
+) -> dict[str, Any]:
     """Check a fine-tuning run.
 
     Lists that another program put in place of ours (MONAI Label) have no case ids: for them a leak is a warning.
@@ -130,7 +130,8 @@ def check_training(
         num_workers: threads that read the volumes.
 
     Returns:
-        ``training_volumes`` and ``pretraining_volumes``, fingerprints for the recipe of the fine-tuned weights.
+        ``training_volumes`` and ``pretraining_volumes``, fingerprints for the recipe of the fine-tuned weights;
+        ``managed``: whether another program chose the volumes.
 
     Raises:
         ValueError: names the setting or the volumes that are wrong.
@@ -151,7 +152,7 @@ def check_training(
     own = _digests_of(training, digests)
     _refuse_seen(held_out, digests, seen, allow_seen or managed, "was seen by pre-training")
     _refuse_seen(held_out, digests, own, allow_seen or managed, "is among the training cases")
-    return {"training_volumes": sorted(own), "pretraining_volumes": sorted(seen)}
+    return {"training_volumes": sorted(own), "pretraining_volumes": sorted(seen), "managed": managed}
 
 
 def check_evaluation(

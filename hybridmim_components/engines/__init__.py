@@ -22,6 +22,7 @@ from hybridmim_components.engines.metrics import (
     term_metrics,
 )
 from hybridmim_components.engines.pretrainer import HybridMIMTrainer, unchanged_share
+from hybridmim_components.engines.run import run
 
 __all__ = [
     "FixedMaskBatch",
@@ -31,6 +32,7 @@ __all__ = [
     "loss_of",
     "lower_is_better",
     "masked_error_metric",
+    "run",
     "term_metrics",
     "unchanged_share",
 ]

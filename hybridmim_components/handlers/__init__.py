@@ -14,18 +14,24 @@
 from __future__ import annotations
 
 from hybridmim_components.handlers.best_weights import BestWeights, WeightsWithoutValidation
+from hybridmim_components.handlers.checkpoints import Checkpoints
 from hybridmim_components.handlers.evaluation_report import EvaluationReport
 from hybridmim_components.handlers.history import History
+from hybridmim_components.handlers.non_finite import DropNonFiniteSteps
 from hybridmim_components.handlers.preview import ReconstructionPreview
 from hybridmim_components.handlers.progress import TerminalProgressBar
+from hybridmim_components.handlers.seeded_steps import SeededSteps
 from hybridmim_components.handlers.validation import IntervalAndFinalValidation
 
 __all__ = [
     "BestWeights",
+    "Checkpoints",
+    "DropNonFiniteSteps",
     "EvaluationReport",
     "History",
     "IntervalAndFinalValidation",
     "ReconstructionPreview",
+    "SeededSteps",
     "TerminalProgressBar",
     "WeightsWithoutValidation",
 ]

@@ -47,10 +47,27 @@ class BestWeights:
         self.recipe = recipe
         self.bare = bare
         self.saved = False
+        self.evaluator: Any = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a ``monai.engines.Evaluator``."""
+        self.evaluator = engine
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know to tell what is best."""
+        state = self.evaluator.state
+        return {
+            "saved": self.saved,
+            "best_metric": float(state.best_metric),
+            "best_metric_epoch": state.best_metric_epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self.saved = state["saved"]
+        self.evaluator.state.best_metric = state["best_metric"]
+        self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
 
     def __call__(self, engine: Engine) -> None:
         """Save if the validation that just ended is the best so far."""

@@ -32,14 +32,15 @@ class History:
     """Write one row per epoch: epoch, iteration, learning rate, and every scalar metric of the engine.
 
     Args:
-        path: target file, written atomically after each epoch; what an earlier process left is replaced.
+        path: target file, written atomically after each epoch. Rows of earlier epochs in it are those of the run that
+            this one goes on with (see :class:`.Checkpoints`), and are kept.
         optimizer: adds the learning rate of its first parameter group.
     """
 
     def __init__(self, path: str | Path, optimizer: Optimizer | None = None) -> None:
         self.path = Path(path)
         self.optimizer = optimizer
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or an evaluator."""
@@ -51,13 +52,21 @@ class History:
         if self.optimizer is not None:
             row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         row |= {name: float(value) for name, value in engine.state.metrics.items() if is_scalar(value)}
-        self.rows.append(row)
         if idist.get_rank() == 0:
-            self._write()
+            if self.rows is None:
+                self.rows = self._earlier(engine.state.epoch)
+            self.rows.append(row)
+            self._write(self.rows)
 
-    def _write(self) -> None:
+    def _earlier(self, epoch: int) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self.rows[-1]), extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(text, fieldnames=list(rows[-1]), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(rows)
         write_text(self.path, text.getvalue())

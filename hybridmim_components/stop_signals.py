@@ -1,0 +1,70 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""SIGTERM and SIGINT end a run after the step at hand; a second signal ends it at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["EXIT_CODE", "StopSignals"]
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 75
+"""Of a run that was told to stop and can be resumed: EX_TEMPFAIL of sysexits.h, try again later."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """Notice signals between :meth:`listen` and :meth:`restore`, and agree about them with the other processes."""
+
+    def __init__(self) -> None:
+        self._received = False
+        self._before: dict[int, Any] = {}
+        self._group: Any = None
+
+    def listen(self) -> None:
+        """Take the signals; outside the main thread Python does not allow that, and nothing happens."""
+        if dist.is_initialized() and self._group is None:
+            # on the CPU, so that asking does not wait for the GPU
+            self._group = dist.new_group(backend="gloo")
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received:
+            os._exit(128 + number)
+        self._received = True
+        name = signal.Signals(number).name
+        logger.warning("%s: stopping after this step; a second one stops at once, without saving", name)
+
+    def agreed(self) -> bool:
+        """Whether any process was told to stop; all processes must ask, after the same step."""
+        if self._group is None:
+            return self._received
+        flag = torch.tensor([int(self._received)])
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
+        return bool(flag)
