@@ -14,15 +14,18 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["VolumeError", "is_bundle_command", "root_cause", "shorten_tracebacks"]
+__all__ = ["VolumeError", "is_bundle_command", "reason_of", "root_cause", "shorten_tracebacks"]
 
 _PACKAGE = Path(__file__).parent
 FULL_TRACEBACK = "HYBRIDMIM_TRACEBACK"
+_ITK_NOISE = re.compile(r"^\S+\.(?:cxx|hxx|h|cpp):\d+:\s*|ITK ERROR: (?:\w+\(0x[0-9a-f]+\): )?")
+_REASON_LIMIT = 200  # characters: a reader may quote the file that it cannot read
 
 
 class VolumeError(ValueError):
@@ -58,6 +61,14 @@ def root_cause(error: BaseException) -> BaseException:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     return next((e for e in chain if _is_ours(e)), chain[-1])
+
+
+def reason_of(error: BaseException) -> str:
+    """What a reader says of a file in one printable line: MONAI's and ITK's collect a page of text around it."""
+    cause = error.__cause__ or error.__context__ or error
+    lines = [_ITK_NOISE.sub("", line).strip() for line in str(cause).splitlines()]
+    reason = next((line for line in lines if line), "no message")[:_REASON_LIMIT]
+    return f"{type(cause).__name__}: {''.join(c if c.isprintable() else '?' for c in reason)}"
 
 
 def _is_ours(error: BaseException) -> bool:

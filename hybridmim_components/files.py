@@ -9,23 +9,58 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Writing files so that a kill at any instant leaves the old file or the new one, never half of one."""
+"""Writing files so that a kill at any instant leaves the old file or the new one, and reading JSON of any origin."""
 
 from __future__ import annotations
 
 import glob
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 
-__all__ = ["PARTIAL", "file_state", "save_tensors", "write_text"]
+__all__ = ["PARTIAL", "file_state", "read_json_object", "save_tensors", "write_text"]
 
 PARTIAL = ".partial"
 """Suffix of what a kill amid writing leaves beside the target."""
+_JSON_LIMIT = 64 << 20  # bytes: what is remembered of 100,000 volumes takes half of it
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that must hold an object, from a source that need not be trusted.
+
+    Raises:
+        OSError: when it cannot be opened.
+        ValueError: when it is too large, not UTF-8, no JSON object, nested too deeply, or holds NaN, infinity or a name
+            twice. The message does not name the file.
+    """
+    with Path(path).open("rb") as file:
+        content = file.read(_JSON_LIMIT + 1)
+    if len(content) > _JSON_LIMIT:
+        raise ValueError(f"it must have at most {_JSON_LIMIT >> 20} MiB")
+    try:
+        found = json.loads(content.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it must hold an object, got {type(found).__name__}")
+    return found
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"a name must stand once, got twice: {next(n for n in names if names.count(n) > 1)!r}")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"numbers must be finite, got {name}")
 
 
 def write_text(path: str | Path, text: str) -> None:

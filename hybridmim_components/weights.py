@@ -24,8 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from hybridmim_components import __version__
-from hybridmim_components.files import save_tensors, write_text
+from hybridmim_components.files import read_json_object, save_tensors, write_text
 from hybridmim_components.networks.backbones import backbone_of
+from hybridmim_components.weights_check import (
+    FINGERPRINTS,
+    require_plain_recipe,
+    require_state_dict,
+    require_uncompressed,
+)
 
 __all__ = [
     "LoadReport",
@@ -55,7 +61,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     """In the network only."""
     mismatched: list[str] = field(default_factory=list)
-    """With both shapes."""
+    """With both shapes, or both types."""
     share: float = 0.0
     """Share of the network's values, output layer aside, that were loaded."""
     differences: list[str] = field(default_factory=list)
@@ -118,9 +124,11 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         State dict, and recipe, empty where the file has none.
 
     Raises:
-        ValueError: when the file is no such file, or holds anything but tensors and plain containers.
+        ValueError: when the file is no such file, or holds anything but dense, finite tensors and plain containers, or
+            claims more than its size.
     """
     try:
+        require_uncompressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -129,8 +137,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state, recipe = content["state_dict"], content.get("recipe", {})
     else:
         state, recipe = content, read_recipe(path)
-    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"weights must be a state dict of tensors, got something else in {path}")
+    require_state_dict(state, path)
+    require_plain_recipe(recipe, path)
     return state, recipe
 
 
@@ -138,20 +146,22 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """Recipe beside a bare state dict, empty where there is none.
 
     Raises:
-        ValueError: when the file is no JSON object.
+        ValueError: when the file is no JSON object, or its fingerprints are no lists of strings.
     """
     file = Path(path).with_suffix(".json")
     if not file.is_file():
         return {}
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        recipe = read_json_object(file)
     except ValueError as error:
         raise ValueError(f"the recipe of the weights must be a JSON object, cannot read {file}: {error}") from error
+    require_plain_recipe(recipe, file)
+    return recipe
 
 
 def seen_volumes(recipe: Mapping[str, Any]) -> set[str]:
     """Fingerprints of every volume that weights have seen, in pre-training or in training."""
-    return {v for key in ("volumes", "pretraining_volumes", "training_volumes") for v in recipe.get(key, [])}
+    return {v for key in FINGERPRINTS for v in recipe.get(key, [])}
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
@@ -223,6 +233,8 @@ def _match(network: nn.Module, source: Mapping[str, Tensor], report: LoadReport)
     for name, tensor in source.items():
         if _belongs(name, backbone.output_layer) or name not in target:
             report.skipped.append(name)
+        elif tensor.is_floating_point() != target[name].is_floating_point():
+            report.mismatched.append(f"{name} {tensor.dtype} for {target[name].dtype}")
         elif tensor.shape == target[name].shape:
             new[name] = tensor
             report.loaded.append(name)

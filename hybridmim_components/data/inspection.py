@@ -26,7 +26,7 @@ from typing import Any
 import ignite.distributed as idist
 
 from hybridmim_components.data.volumes import VolumeRules, check_label, fingerprint, image_files, read_volume
-from hybridmim_components.files import file_state, write_text
+from hybridmim_components.files import file_state, read_json_object, write_text
 
 __all__ = ["inspect_volumes"]
 
@@ -118,7 +118,15 @@ def _read_cache(cache_file: str | Path | None) -> dict[str, Any]:
     if cache_file is None or not Path(cache_file).is_file():
         return {}
     try:
-        return dict(json.loads(Path(cache_file).read_text(encoding="utf-8")))
-    except ValueError:
-        logger.warning("%s is no JSON file; it is written anew", cache_file)
+        found = read_json_object(cache_file)
+    except ValueError as error:
+        logger.warning("%s is written anew, since it cannot be used: %s", cache_file, error)
         return {}
+    return {key: entry for key, entry in found.items() if _is_entry(entry)}
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it holds the states of files, and fingerprints."""
+    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], list):
+        return False
+    return bool(entry[1]) and all(isinstance(digest, str) for digest in entry[1])

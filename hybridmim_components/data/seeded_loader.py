@@ -25,7 +25,7 @@ from monai.transforms import Randomizable
 from torch.utils.data import Dataset, DistributedSampler
 
 from hybridmim_components.data.volumes import image_files
-from hybridmim_components.errors import VolumeError, root_cause
+from hybridmim_components.errors import VolumeError, reason_of, root_cause
 from hybridmim_components.seeds import seed_of
 
 __all__ = ["SeededLoader"]
@@ -122,9 +122,7 @@ class _SeededItems(Dataset):
         try:
             item = self.dataset[index]
         except Exception as error:  # each reader and transform has its own
-            cause = root_cause(error)
-            reason = (str(cause).splitlines() or [""])[0]
-            raise VolumeError(f"cannot use {name}: {type(cause).__name__}: {reason}") from error
+            raise VolumeError(f"cannot use {name}: {reason_of(root_cause(error))}") from error
         for part in item if isinstance(item, list) else [item]:
             part["case"] = name
         return item

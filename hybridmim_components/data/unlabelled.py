@@ -20,6 +20,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hybridmim_components.data.headers import require_regular_files
+from hybridmim_components.errors import reason_of
+
 __all__ = ["find_volumes"]
 
 logger = logging.getLogger(__name__)
@@ -197,6 +200,12 @@ def _series_fault(folder: str) -> str:
 
     names = itk.GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(True)
-    names.SetDirectory(folder)
-    count = len(names.GetSeriesUIDs())
+    try:
+        require_regular_files(folder)
+        names.SetDirectory(folder)
+        count = len(names.GetSeriesUIDs())
+    except ValueError as error:
+        return str(error)
+    except RuntimeError as error:  # what ITK's exceptions are in Python
+        return f"cannot read the .dcm files in {folder}: {reason_of(error)}"
     return "" if count == 1 else f"a folder of .dcm files must hold one DICOM series, got {count} in {folder}"

@@ -27,6 +27,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
 
+from hybridmim_components.data.headers import MAX_GIB, check_header
+from hybridmim_components.errors import reason_of
+
 __all__ = ["Image", "VolumeRules", "check_label", "fingerprint", "image_files", "read_volume"]
 
 Image = str | Path | Sequence[str]
@@ -45,11 +48,13 @@ class VolumeRules:
         channels: number of channels of an image: its modalities.
         zero_background: a constant background must be 0, since normalisation knows the brain by not being 0.
         label_values: the values that a label may hold; None: any whole numbers.
+        max_gib: memory that one file may take as float32, in GiB: a header that claims more is refused unread.
     """
 
     channels: int = 1
     zero_background: bool = False
     label_values: Sequence[int] | None = None
+    max_gib: float = MAX_GIB
 
 
 def image_files(image: Image) -> tuple[str, ...]:
@@ -70,17 +75,17 @@ def read_volume(image: Image, kind: str = "image", rules: VolumeRules | None = N
 
     Raises:
         FileNotFoundError: when there is no such file or folder.
-        ValueError: when it cannot be read, has not the right channels, is empty or constant, holds NaN or infinite
+        ValueError: when its header claims too much, it cannot be read, has not the right channels, is empty or constant, holds NaN or infinite
             voxels, or its modalities do not lie on one grid.
     """
     rules = rules or VolumeRules()
     paths = image_files(image)
     if len(paths) == 1:
-        volume = _read_file(paths[0], kind, rules.channels)
+        volume = _read_file(paths[0], kind, rules.channels, rules.max_gib)
     elif len(paths) != rules.channels:
         raise ValueError(f"image must have {rules.channels} channel(s), got {len(paths)} files: {', '.join(paths)}")
     else:
-        parts = [_read_file(path, kind, channels=1) for path in paths]
+        parts = [_read_file(path, kind, 1, rules.max_gib) for path in paths]
         for path, part in zip(paths[1:], parts[1:], strict=True):
             where = f"{path}, other than {Path(paths[0]).name}"
             _require_same_grid(parts[0], part, "a modality", where, MONAI_TOLERANCE)
@@ -91,14 +96,15 @@ def read_volume(image: Image, kind: str = "image", rules: VolumeRules | None = N
     return volume
 
 
-def _read_file(path: str, kind: str, channels: int) -> MetaTensor:
+def _read_file(path: str, kind: str, channels: int, max_gib: float) -> MetaTensor:
     if not Path(path).exists():
         raise FileNotFoundError(f"no {kind} {path}")
     try:
+        check_header(path, max_gib)
         volume = LoadImage(image_only=True, ensure_channel_first=True)(path)
         affine = np.asarray(volume.affine)
     except Exception as error:  # each reader has its own exceptions
-        raise ValueError(f"cannot read the {kind} {path}: {_first_line(error)}") from error
+        raise ValueError(f"cannot read the {kind} {path}: {reason_of(error)}") from error
     if volume.ndim != 4 or min(volume.shape) < 1 or len(volume) != channels:
         wanted = "one channel" if channels == 1 else f"{channels} channels, one per modality"
         raise ValueError(
@@ -109,7 +115,10 @@ def _read_file(path: str, kind: str, channels: int) -> MetaTensor:
         raise ValueError(f"{kind} must hold finite values only, got NaN or infinity in {path}")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < TINY_VOXEL:
         raise ValueError(f"{kind} must have a finite and invertible affine, got {affine.tolist()} in {path}")
-    return cast(MetaTensor, Orientation("RAS", labels=None)(volume))
+    try:
+        return cast(MetaTensor, Orientation("RAS", labels=None)(volume))
+    except Exception as error:
+        raise ValueError(f"{kind} must have axes along the body, got {affine.tolist()} in {path}") from error
 
 
 def _check_channel(voxels: np.ndarray, path: str, rules: VolumeRules) -> None:
@@ -174,7 +183,8 @@ def check_label(image: MetaTensor, path: str, label_values: Sequence[int] | None
         FileNotFoundError: when there is no such file.
         ValueError: when it cannot be read, its shape or affine is not the image's, or a value is unexpected.
     """
-    label = read_volume(path, "label")
+    # a label of its image's size is not refused for that
+    label = read_volume(path, "label", VolumeRules(max_gib=max(MAX_GIB, image[0].numel() * 4 / 2**30)))
     _require_same_grid(image, label, "a label", path)
     values = np.unique(np.asarray(label))
     expected = np.rint(values) if label_values is None else np.asarray(label_values)
@@ -183,10 +193,3 @@ def check_label(image: MetaTensor, path: str, label_values: Sequence[int] | None
         rule = "whole numbers" if label_values is None else f"among {', '.join(str(v) for v in label_values)}"
         raise ValueError(f"label values must be {rule}, got {unexpected} in {path}")
     return label
-
-
-def _first_line(error: BaseException) -> str:
-    """The innermost reason: MONAI's reader collects a page of text around it."""
-    cause = error.__cause__ or error.__context__ or error
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"

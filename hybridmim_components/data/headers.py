@@ -1,0 +1,152 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Refusing a volume by its header, before what it claims is allocated and before anything outside its folder is read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from hybridmim_components.data.nifti_header import DEFLATE_RATIO, claimed_voxels
+
+__all__ = ["MAX_GIB", "check_header", "require_regular_files"]
+
+MAX_GIB = 8.0
+"""Memory that a volume may take as float32: 2048 slices of 1024 x 1024 voxels, 4 to 16 times a common CT."""
+_ITK_FORMATS = {".mhd": "MetaImageIO", ".mha": "MetaImageIO", ".nrrd": "NrrdImageIO"}
+_TEXT_LIMIT = 1 << 20  # bytes of a MetaImage's or NRRD's header in text
+_DATA_FILE = re.compile(rb"^\s*ElementDataFile\s*[=:]\s*(.*?)\s*$", re.MULTILINE)
+_NUM_DIMS = re.compile(rb"^\s*NDims\s*[=:]\s*(\S*)", re.MULTILINE)
+_DETACHED = re.compile(rb"^\s*data ?file\s*:", re.MULTILINE | re.IGNORECASE)
+
+
+def check_header(path: str, max_gib: float = MAX_GIB) -> None:
+    """Refuse a file or DICOM series that cannot be what its header claims, or is larger than it may be.
+
+    Args:
+        path: .nii, .nii.gz, .mhd, .mha or .nrrd file, or the folder of a DICOM series.
+        max_gib: memory that the volume may take as float32, in GiB; never more than the machine has.
+
+    Raises:
+        Exception: a reader's own, or a ValueError that names rule and value; the caller names the file.
+    """
+    file = Path(path)
+    suffix = file.suffix.lower()
+    if file.is_dir():
+        voxels = _series_voxels(path)
+    elif not file.is_file():
+        raise ValueError("it must be a regular file or a folder")
+    elif path.lower().endswith((".nii", ".nii.gz")):
+        voxels = claimed_voxels(path)
+    elif suffix in _ITK_FORMATS:
+        (_require_own_data if suffix == ".nrrd" else _require_data_beside)(file)
+        voxels = _itk_voxels(path, _ITK_FORMATS[suffix])
+    else:
+        raise ValueError(f"it must be a .nii, .nii.gz{', '.join(['', *_ITK_FORMATS])} file or a folder of .dcm files")
+    gib, limit = voxels * 4 / 2**30, min(max_gib, _machine_gib())
+    if gib > limit:
+        raise ValueError(
+            f"its header claims {voxels} voxels, {gib:.1f} GiB as float32, which must be at most {limit:.1f} GiB "
+            "(max_gib of the volume's rules, and no more than the machine has)"
+        )
+
+
+def require_regular_files(folder: str | Path) -> None:
+    """Refuse a folder of a DICOM series that holds a pipe or a device, which a reader would wait for.
+
+    Raises:
+        ValueError: names the entry.
+    """
+    for entry in sorted(Path(folder).iterdir()):
+        if not (entry.is_file() or entry.is_dir()):
+            raise ValueError(f"a folder of .dcm files must hold regular files, got {entry.name} in {folder}")
+
+
+def _machine_gib() -> float:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def _text_of(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(_TEXT_LIMIT)
+
+
+def _require_data_beside(file: Path) -> None:
+    """A MetaImage's voxels lie in it or in one file beside it: no path, list or pattern leads elsewhere."""
+    text = _text_of(file)
+    named = [os.fsdecode(name) for name in _DATA_FILE.findall(text)]
+    if not named:
+        raise ValueError("its header must have an ElementDataFile")
+    dims = _NUM_DIMS.search(text)
+    if dims is None or dims[1] not in (b"2", b"3", b"4"):
+        raise ValueError(f"NDims must be 2 to 4, got {os.fsdecode(dims[1]) if dims else None!r:.80}")
+    # a MetaImage that holds its voxels may hold such a line among them, too
+    name = named[0]
+    if name.upper() == "LOCAL":
+        return
+    beside = file.parent / name
+    if name in ("", ".", "..") or name.upper() == "LIST" or re.search(r"[/\\%\0 ]", name) or not beside.is_file():
+        raise ValueError(f"ElementDataFile must be LOCAL or a file beside it, got {name!r:.80}")
+
+
+def _require_own_data(file: Path) -> None:
+    head, _, _ = _text_of(file).replace(b"\r\n", b"\n").partition(b"\n\n")
+    if _DETACHED.search(head):
+        raise ValueError("a .nrrd file must hold its voxels itself, got one that names another file")
+
+
+def _itk_voxels(path: str, expected: str) -> int:
+    """Voxels by the header of a file that ITK reads, over all components."""
+    # importing ITK takes seconds, and most users have NIfTI alone
+    import itk
+
+    reader: Any = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
+    if reader is None or reader.GetNameOfClass() != expected:
+        raise ValueError(f"it must be a file that ITK's {expected} reads")
+    reader.SetFileName(path)
+    reader.ReadImageInformation()
+    shape = [int(reader.GetDimensions(axis)) for axis in range(reader.GetNumberOfDimensions())]
+    voxels = prod(shape) * int(reader.GetNumberOfComponents())
+    if voxels < 1:
+        raise ValueError(f"dimensions must be positive, got {shape}")
+    held = sum(file.stat().st_size for file in _files_of(Path(path))) * DEFLATE_RATIO
+    # no format that is read here packs more, but for DICOM's lossy ones
+    if expected != "GDCMImageIO" and voxels * int(reader.GetComponentSize()) > held:
+        raise ValueError(f"the header claims the shape {shape}, which must be at most {held} bytes in files of this size")
+    return voxels
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    yield path
+    if path.suffix.lower() == ".mhd":
+        name = os.fsdecode(_DATA_FILE.findall(_text_of(path))[0])
+        if name.upper() != "LOCAL":
+            yield path.parent / name
+
+
+def _series_voxels(folder: str) -> int:
+    import itk
+
+    require_regular_files(folder)
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetUseSeriesDetails(True)
+    # as MONAI's reader does
+    names.AddSeriesRestriction("0008|0021")
+    names.SetDirectory(folder)
+    series = names.GetSeriesUIDs()
+    if not series:
+        raise ValueError("it must hold a DICOM series, got none")
+    return sum(_itk_voxels(name, "GDCMImageIO") for name in names.GetFileNames(series[0]))

@@ -1,0 +1,84 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a NIfTI file claims to hold, by its header alone: nothing that it claims is allocated."""
+
+from __future__ import annotations
+
+import gzip
+from math import prod
+from pathlib import Path
+from typing import IO, cast
+
+import nibabel as nib
+from nibabel.nifti1 import Nifti1Header
+
+__all__ = ["claimed_voxels"]
+
+_HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
+_LARGEST_HEADER = 544  # bytes of NIfTI-2's, with the flag of extensions
+_EXTENSIONS = 64 << 20  # bytes that extensions may have; what scanners and FreeSurfer add is a few kB
+DEFLATE_RATIO = 1032
+"""What deflate, and so gzip, packs at most: 258 bytes into 2 bits."""
+
+
+def claimed_voxels(path: str | Path) -> int:
+    """Number of voxels by the header of a .nii or .nii.gz file, over all channels.
+
+    Raises:
+        ValueError: when it is no NIfTI file in one piece, or claims more than a file of its size can hold.
+        OSError: when it cannot be opened or is no gzip file.
+        EOFError: when it is a gzip file that was cut off.
+        zlib.error: when it is a damaged gzip file.
+    """
+    size, packed = Path(path).stat().st_size, str(path).lower().endswith(".gz")
+    with cast("IO[bytes]", gzip.open(path, "rb") if packed else open(path, "rb")) as file:
+        header, flag = _read_header(file.read(_LARGEST_HEADER))
+        start = float(header["vox_offset"])
+        first = type(header).single_vox_offset
+        if not (start == 0 or first <= start <= first + _EXTENSIONS):
+            raise ValueError(f"vox_offset must be {first} to {first + _EXTENSIONS}, got {start:g}")
+        if flag:
+            file.seek(first)
+            _walk_extensions(file, int(start) - first, header.endianness)
+    shape = [int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])]]
+    if not shape or min(shape) < 1:
+        raise ValueError(f"dimensions must be positive, got {shape}")
+    voxels = prod(shape)
+    claimed = voxels * header.get_data_dtype().itemsize + max(int(start), first)
+    if claimed > size * (DEFLATE_RATIO if packed else 1):
+        held = f"{DEFLATE_RATIO} times {size}" if packed else f"the file's {size}"
+        raise ValueError(f"the header claims {claimed} bytes, shape {shape}, which must be at most {held}")
+    return voxels
+
+
+def _read_header(block: bytes) -> tuple[Nifti1Header, bool]:
+    """The header, and whether extensions follow it."""
+    for kind in _HEADERS:
+        length = kind.template_dtype.itemsize
+        if len(block) >= length and kind.may_contain_header(block):
+            header = kind(block[:length], check=False)
+            if bytes(header["magic"]).rstrip(b"\0") in (b"n+1", b"n+2\0\r\n\032\n"):
+                return header, block[length : length + 1] not in (b"", b"\0")
+    raise ValueError("it must start with the header of a NIfTI file in one piece")
+
+
+def _walk_extensions(file: IO[bytes], rest: int, endianness: str) -> None:
+    """Refuse lengths that lead out of the extensions: nibabel would read the file to its end, unpacked."""
+    order = "little" if endianness == "<" else "big"
+    if rest < 0:
+        raise ValueError("vox_offset must lie behind the header's extensions, got 0")
+    while rest >= 16:
+        length = int.from_bytes(file.read(8)[:4], order, signed=True)
+        if not 8 <= length <= rest:
+            raise ValueError(f"an extension of the header must have 8 to {rest} bytes, got {length}")
+        file.seek(length - 8, 1)
+        rest -= length

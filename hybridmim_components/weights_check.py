@@ -1,0 +1,92 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a file of weights from elsewhere may hold: ``weights_only`` loading runs no code, but believes any size."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["FINGERPRINTS", "require_plain_recipe", "require_state_dict", "require_uncompressed"]
+
+FINGERPRINTS = ("volumes", "pretraining_volumes", "training_volumes")
+"""Where a recipe lists the volumes that its weights have seen."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_OTHERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def require_uncompressed(path: str | Path) -> None:
+    """Refuse what ``torch.save`` never writes: a small file that unpacks to more than the memory holds.
+
+    Raises:
+        ValueError: when the parts of a zip file claim more bytes than the file has.
+        zipfile.BadZipFile: when it cannot be told.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(member.file_size for member in archive.infolist())
+    if claimed > Path(path).stat().st_size:
+        raise ValueError(f"its parts must be stored uncompressed, got {claimed} bytes of them in a smaller file")
+
+
+def require_state_dict(state: Any, path: str | Path) -> None:
+    """Refuse what is no dictionary of names and dense, finite tensors.
+
+    Raises:
+        ValueError: names the file and the first tensor that is wrong.
+    """
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"weights must be a state dict of tensors, got something else in {path}")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            got = f"{type(tensor).__name__} by the name {name!r:.80}"
+            raise ValueError(f"weights must be a state dict of tensors, got {got} in {path}")
+        fault = _fault_of(tensor)
+        if fault:
+            raise ValueError(f"weights must be dense and finite numbers, got {fault} in {name!r:.80} of {path}")
+
+
+def _fault_of(tensor: Tensor) -> str:
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return f"{tensor.layout} on {tensor.device}"
+    if tensor.dtype not in (*_FLOATS, *_OTHERS):
+        return str(tensor.dtype)
+    # strides of 0 make a tensor of any size out of one value
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"the shape {tuple(tensor.shape)} without a value for each element"
+    if tensor.dtype in _FLOATS and not bool(tensor.isfinite().all()):
+        return "NaN or infinity"
+    return ""
+
+
+def require_plain_recipe(recipe: Any, source: str | Path) -> None:
+    """Refuse a recipe that is no plain data, or whose fingerprints are no lists of strings.
+
+    Raises:
+        ValueError: names the file.
+    """
+    try:
+        plain = isinstance(recipe, dict) and isinstance(json.loads(json.dumps(recipe, allow_nan=False)), dict)
+    except (TypeError, ValueError, RecursionError):
+        plain = False
+    if not plain:
+        raise ValueError(f"the recipe of the weights must be plain data by name, got something else in {source}")
+    for key in FINGERPRINTS:
+        digests = recipe.get(key, [])
+        if not isinstance(digests, list) or not all(isinstance(digest, str) for digest in digests):
+            raise ValueError(f"the recipe's {key} must be a list of fingerprints, got something else in {source}")
