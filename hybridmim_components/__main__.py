@@ -28,7 +28,9 @@ from hybridmim_components.phantoms import write_phantoms
 __all__ = ["main"]
 
 
-def download(task: str, output_dir: str, url: str | None = None, md5: str | None = None) -> str:
+def download(
+    task: str, output_dir: str, url: str | None = None, md5: str | None = None, sha256: str | None = None
+) -> str:
     """Download a task of the Medical Segmentation Decathlon, go on with a partial download, verify and unpack it.
 
     Args:
@@ -36,8 +38,9 @@ def download(task: str, output_dir: str, url: str | None = None, md5: str | None
         output_dir: the task's folder is made in it.
         url: another source of the same archive.
         md5: checksum of that archive, where it is another one.
+        sha256: checksum that is checked instead of the md5 that MSD's publishers give.
     """
-    return str(download_msd(task, output_dir, url, md5))
+    return str(download_msd(task, output_dir, url, md5, sha256))
 
 
 def phantoms(

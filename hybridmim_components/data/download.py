@@ -21,16 +21,17 @@ import os
 import re
 import shutil
 import sys
-import tarfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from monai.apps import DecathlonDataset
-from monai.apps.utils import check_hash, extractall
 from tqdm import tqdm
+
+from hybridmim_components.data.archive import unpack
 
 __all__ = ["MSD_TASKS", "download_msd"]
 
@@ -48,7 +49,13 @@ class _BrokenOffError(Exception):
     """The connection or the server failed in a way that may pass."""
 
 
-def download_msd(task: str, output_dir: str | Path, url: str | None = None, md5: str | None = None) -> Path:
+def download_msd(
+    task: str,
+    output_dir: str | Path,
+    url: str | None = None,
+    md5: str | None = None,
+    sha256: str | None = None,
+) -> Path:
     """Download and unpack a task of the Medical Segmentation Decathlon, http://medicaldecathlon.com.
 
     An interrupted download goes on where it broke off when it is called again, and the task's folder appears only when
@@ -59,7 +66,10 @@ def download_msd(task: str, output_dir: str | Path, url: str | None = None, md5:
         task: such as ``"Task09_Spleen"``, ``"msd_spleen"`` or ``"spleen"``.
         output_dir: the folder ``TaskXX_Name`` is made in it. An archive ``TaskXX_Name.tar`` that lies there is used.
         url: http or https address of the archive; None: MONAI's, which is that of MSD's publishers on AWS.
-        md5: checksum of the archive; None: MONAI's, so that a mirror must serve the very same file.
+        md5: checksum of the archive; None: MONAI's, so that a mirror must serve the very same file. MSD's publishers
+            give no other.
+        sha256: checksum that is checked instead, unless ``md5`` is given too. The log tells it of each archive, for the
+            next time.
 
     Returns:
         The task's folder. If it was there already, nothing is done.
@@ -79,7 +89,9 @@ def download_msd(task: str, output_dir: str | Path, url: str | None = None, md5:
         return folder
     root.mkdir(parents=True, exist_ok=True)
     archive, part = root / f"{name}.tar", root / f"{name}.tar.part"
-    expected = (md5 or DecathlonDataset.md5[name]).lower()
+    published = {} if sha256 else {"md5": DecathlonDataset.md5[name]}
+    given = {algorithm: value for algorithm, value in (("md5", md5), ("sha256", sha256)) if value}
+    expected = {algorithm: value.lower() for algorithm, value in {**published, **given}.items()}
     downloaded = not archive.exists()
     if downloaded:
         _download(source, part)
@@ -230,18 +242,22 @@ def _copy(response: http.client.HTTPResponse, part: Path, start: int, total: int
         raise _BrokenOffError(f"the server closed after {have} of {total} bytes")
 
 
-def _verify(path: Path, expected: str) -> None:
-    if check_hash(path, expected, "md5"):
-        return
-    found = hashlib.md5(usedforsecurity=False)
+def _verify(path: Path, expected: Mapping[str, str]) -> None:
+    digests = {name: hashlib.new(name, usedforsecurity=name != "md5") for name in ("md5", "sha256")}
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            found.update(chunk)
+            for digest in digests.values():
+                digest.update(chunk)
+    wrong = next((name for name in expected if digests[name].hexdigest() != expected[name]), None)
+    if wrong is None:
+        sha256 = digests["sha256"].hexdigest()
+        logger.info("%s is verified by %s; its sha256 is %s", path, " and ".join(expected), sha256)
+        return
     aside = path.with_name(path.name.removesuffix(".part") + ".corrupt")
     os.replace(path, aside)
     raise ValueError(
-        f"md5 of {path} must be {expected}, got {found.hexdigest()}: it is damaged or another file; "
-        f"it was renamed to {aside}, and a new call downloads it anew"
+        f"{wrong} of {path} must be {expected[wrong]}, got {digests[wrong].hexdigest()}: it is damaged or another "
+        f"file; it was renamed to {aside}, and a new call downloads it anew"
     )
 
 
@@ -251,12 +267,9 @@ def _extract(archive: Path, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        # MONAI's refuses links and members that lead out of the folder
-        extractall(archive, temporary)
+        unpack(archive, temporary)
         if not (temporary / folder.name / "dataset.json").is_file():
             raise ValueError(f"an archive of {folder.name} must hold {folder.name}/dataset.json, {archive} does not")
         os.replace(temporary / folder.name, folder)
-    except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"cannot unpack {archive}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

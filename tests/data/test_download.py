@@ -253,6 +253,25 @@ def test_without_md5_the_published_checksum_holds(server: Server, tmp_path: Path
         download_msd(NAME, tmp_path, server.url)
 
 
+def test_an_archive_is_verified_by_sha256_where_that_is_given(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = hashlib.sha256(server.content).hexdigest()
+    with caplog.at_level("INFO"):
+        assert_complete(download_msd(NAME, tmp_path, server.url, sha256=found.upper()), tmp_path)
+        shutil.rmtree(tmp_path / NAME)
+        fetch(server, tmp_path)
+    # who verified by md5 is told what to give the next time
+    assert f"verified by sha256; its sha256 is {found}" in caplog.text
+    assert f"verified by md5; its sha256 is {found}" in caplog.text
+    shutil.rmtree(tmp_path / NAME)
+    with pytest.raises(ValueError, match=f"sha256 of .* must be {'0' * 64}, got {found}"):
+        download_msd(NAME, tmp_path, server.url, md5_of(server.content), "0" * 64)
+    with pytest.raises(ValueError, match="md5 of .* must be 1, got "):
+        download_msd(NAME, tmp_path, server.url, "1", found)
+    assert not (tmp_path / NAME).exists()
+
+
 def test_members_that_lead_out_of_the_folder_are_refused(server: Server, tmp_path: Path) -> None:
     root = tmp_path / "deep" / "er"
     for evil in ("../evil", f"{NAME}/../../evil", str(tmp_path / "evil")):
@@ -290,7 +309,7 @@ def test_an_interrupted_extraction_is_not_taken_for_a_data_set(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "extractall", interrupted)
+        patch.setattr(download, "unpack", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fetch(server, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [f"{NAME}.tar"]
