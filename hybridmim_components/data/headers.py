@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Refusing a volume by its header, before what it claims is allocated and before anything outside its folder is read."""
+"""Refusing a volume by its header, before what it claims is allocated or anything outside its folder is read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_header(path: str, max_gib: float = MAX_GIB) -> None:
     gib, limit = voxels * 4 / 2**30, min(max_gib, _machine_gib())
     if gib > limit:
         raise ValueError(
-            f"its header claims {voxels} voxels, {gib:.1f} GiB as float32, which must be at most {limit:.1f} GiB "
+            f"its header claims {voxels} voxels, {gib:.3g} GiB as float32, which must be at most {limit:.3g} GiB "
             "(max_gib of the volume's rules, and no more than the machine has)"
         )
 
@@ -125,7 +125,9 @@ def _itk_voxels(path: str, expected: str) -> int:
     held = sum(file.stat().st_size for file in _files_of(Path(path))) * DEFLATE_RATIO
     # no format that is read here packs more, but for DICOM's lossy ones
     if expected != "GDCMImageIO" and voxels * int(reader.GetComponentSize()) > held:
-        raise ValueError(f"the header claims the shape {shape}, which must be at most {held} bytes in files of this size")
+        raise ValueError(
+            f"the header claims the shape {shape}, which must be at most {held} bytes in files of this size"
+        )
     return voxels
 
 
@@ -149,4 +151,13 @@ def _series_voxels(folder: str) -> int:
     series = names.GetSeriesUIDs()
     if not series:
         raise ValueError("it must hold a DICOM series, got none")
-    return sum(_itk_voxels(name, "GDCMImageIO") for name in names.GetFileNames(series[0]))
+    files = names.GetFileNames(series[0])
+    # ITK passes over what it cannot read, and the volume would lack these slices
+    slices = {p.name for p in Path(folder).iterdir() if p.suffix.lower() == ".dcm" and not p.name.startswith(".")}
+    others = sorted(slices - {Path(name).name for name in files})
+    if others:
+        some = ", ".join(others[:5])
+        raise ValueError(
+            f"every .dcm file must be a slice of one series, got {len(others)} that are not, such as {some}"
+        )
+    return sum(_itk_voxels(name, "GDCMImageIO") for name in files)

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from math import prod
 from pathlib import Path
 from typing import IO, cast
@@ -73,11 +74,10 @@ def _read_header(block: bytes) -> tuple[Nifti1Header, bool]:
 
 def _walk_extensions(file: IO[bytes], rest: int, endianness: str) -> None:
     """Refuse lengths that lead out of the extensions: nibabel would read the file to its end, unpacked."""
-    order = "little" if endianness == "<" else "big"
     if rest < 0:
         raise ValueError("vox_offset must lie behind the header's extensions, got 0")
     while rest >= 16:
-        length = int.from_bytes(file.read(8)[:4], order, signed=True)
+        length = struct.unpack(f"{endianness}i", file.read(8)[:4])[0]
         if not 8 <= length <= rest:
             raise ValueError(f"an extension of the header must have 8 to {rest} bytes, got {length}")
         file.seek(length - 8, 1)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hybridmim_components.data.headers import require_regular_files
+from hybridmim_components.data.layouts import is_plain_name
 from hybridmim_components.errors import reason_of
 
 __all__ = ["find_volumes"]
@@ -68,7 +69,8 @@ def find_volumes(
 
     Raises:
         FileNotFoundError: when a folder does not exist or holds no volume.
-        ValueError: when a folder holds .dcm files of several series, or cases lack one of ``modalities``.
+        ValueError: when a folder holds .dcm files of several series, cases lack one of ``modalities``, or a path is no
+            plain text.
     """
     wanted = None if modalities is None else _checked(modalities)
     files: set[Path] = set()
@@ -84,7 +86,21 @@ def find_volumes(
     single, cases = (files, []) if wanted is None else _by_case(files, wanted, skip_unreadable)
     # a set, since a link and its target are one volume
     paths = list({str(path.resolve()) for path in single | series})
-    return sorted([*paths, *cases], key=lambda volume: [volume] if isinstance(volume, str) else volume)
+    return sorted(
+        _with_plain_names([*paths, *cases], skip_unreadable),
+        key=lambda volume: [volume] if isinstance(volume, str) else volume,
+    )
+
+
+def _with_plain_names(volumes: list[str | list[str]], skip_unreadable: bool) -> list[str | list[str]]:
+    """Refuse, or leave out, volumes whose paths would break a line of the log."""
+    odd = [volume for volume in volumes if not is_plain_name("".join(volume))]
+    if odd:
+        text = f"names must be UTF-8 without control characters, got {odd}"
+        if not skip_unreadable:
+            raise ValueError(text)
+        logger.warning("Skipped, since skip_unreadable is set: %s", text)
+    return [volume for volume in volumes if volume not in odd]
 
 
 def _checked(modalities: Sequence[str]) -> list[str]:

@@ -75,8 +75,8 @@ def read_volume(image: Image, kind: str = "image", rules: VolumeRules | None = N
 
     Raises:
         FileNotFoundError: when there is no such file or folder.
-        ValueError: when its header claims too much, it cannot be read, has not the right channels, is empty or constant, holds NaN or infinite
-            voxels, or its modalities do not lie on one grid.
+        ValueError: when its header claims too much, it cannot be read, has not the right channels, is empty or
+            constant, holds NaN or infinite voxels, or its modalities do not lie on one grid.
     """
     rules = rules or VolumeRules()
     paths = image_files(image)

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hybridmim_components.data.layouts import msd
-from hybridmim_components.data.layouts.files import Found, find_nifti
+from hybridmim_components.data.layouts.files import Found, find_nifti, require_plain_name
 
 __all__ = ["MODALITIES", "read"]
 
@@ -54,6 +54,7 @@ def read(root: Path, modalities: Sequence[str] = MODALITIES) -> Found:
     others = [p for p in _folders(root) if p.name not in files]
     found.problems = [f"no files named {folder.name}_* in {folder}" for folder in others]
     for case_id, own in files.items():
+        require_plain_name(root / case_id)
         images = [own.get(f"{case_id}_{modality}") for modality in modalities]
         label = own.get(f"{case_id}_seg") or _irregular_label(case_id, own)
         if label and not label.name.startswith(case_id):

@@ -14,12 +14,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Case", "Found", "case_id_of", "find_nifti", "require_folders"]
+__all__ = ["Case", "Found", "case_id_of", "find_nifti", "is_plain_name", "require_folders", "require_plain_name"]
 
 Case = dict[str, Any]
 """``case_id``, ``image`` (a path, or one path per modality) and ``label`` (a path)."""
@@ -40,12 +41,27 @@ def case_id_of(path: str | Path) -> str:
     return next((name[: -len(s)] for s in _SUFFIXES if name.endswith(s)), name)
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name can stand in a log, a table and a UTF-8 file: no control characters, no bytes that are no text."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+
+
+def require_plain_name(path: Path) -> None:
+    """Refuse a file or folder whose name would break a line of a log or table.
+
+    Raises:
+        ValueError: shows the name with its characters escaped.
+    """
+    if not is_plain_name(path.name):
+        raise ValueError(f"names must be UTF-8 without control characters, got {path.name!r} in {path.parent}")
+
+
 def find_nifti(folder: Path) -> dict[str, Path]:
     """NIfTI files of one folder by case id. Hidden files are passed over: MSD's archives hold macOS's ``._*`` copies.
 
     Raises:
         FileNotFoundError: when the folder does not exist.
-        ValueError: when two files have one case id.
+        ValueError: when two files have one case id, or a name is no plain text.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
@@ -53,6 +69,7 @@ def find_nifti(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.name.endswith(_SUFFIXES):
             continue
+        require_plain_name(path)
         case_id = case_id_of(path)
         if case_id in found:
             raise ValueError(f"two files of case {case_id} in {folder}: {found[case_id].name} and {path.name}")
