@@ -11,14 +11,21 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pickle
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine
+from monai.handlers import CheckpointLoader
 from monai.networks.nets import BasicUNet, SwinUNETR
+from monai.transforms import Compose, Identityd
 
+from hybridmim_components.data import make_dataset
 from hybridmim_components.weights import (
     adapt_stem,
     find_weights,
@@ -123,6 +130,87 @@ def test_broken_files_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.pt").write_bytes(content)
     with pytest.raises(ValueError, match="broken.pt"):
         read_weights(tmp_path / "broken.pt")
+
+
+HOSTILE_TENSORS = {
+    "NaN or infinity": lambda t: t * float("nan"),
+    "torch.complex64": lambda t: t.to(torch.complex64),
+    "torch.sparse_coo": lambda t: t.to_sparse(),
+    "on meta": lambda t: t.to("meta"),
+    "without a value for each element": lambda t: t[:1, :1, :1, :1, :1].expand(len(t), 2**38, *t.shape[2:]),
+}
+
+
+@pytest.mark.parametrize("fault", HOSTILE_TENSORS)
+def test_tensors_that_are_no_dense_finite_numbers_are_named(tmp_path: Path, fault: str) -> None:
+    state = unet().state_dict()
+    name = "conv_0.conv_0.conv.weight"
+    torch.save({**state, name: HOSTILE_TENSORS[fault](state[name])}, tmp_path / "p.pt")
+    target = unet()
+    before = {n: t.clone() for n, t in target.state_dict().items()}
+    with pytest.raises(ValueError, match=f"dense and finite numbers, got .*{fault}.* in '{name}' of {tmp_path}/p.pt"):
+        load_pretrained(target, tmp_path / "p.pt", min_share=0.01)
+    assert all(torch.equal(before[n], t) for n, t in target.state_dict().items())
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    torch.save({name: tensor.int() for name, tensor in unet().state_dict().items()}, tmp_path / "p.pt")
+    with pytest.raises(ValueError, match=r"mismatched: conv_0.conv_0.conv.weight torch.int32 for torch.float32"):
+        load_pretrained(unet(), tmp_path / "p.pt", min_share=0.01)
+
+
+def test_weights_that_unpack_to_more_than_their_size_are_refused(tmp_path: Path) -> None:
+    torch.save(unet().state_dict(), tmp_path / "stored.pt")
+    with zipfile.ZipFile(tmp_path / "stored.pt") as stored:
+        with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+            for member in stored.infolist():
+                packed.writestr(member.filename, bytes(1 << 20) if "/data/" in member.filename else stored.read(member))
+    with pytest.raises(ValueError, match=r"packed.pt: its parts must be stored uncompressed, got \d+ bytes"):
+        read_weights(tmp_path / "packed.pt")
+
+
+@pytest.mark.parametrize(
+    "recipe", [[1], {"volumes": 7}, {"volumes": [1]}, {"spacing": torch.ones(3)}, {"a": float("nan")}]
+)
+def test_recipes_that_are_no_plain_data_are_refused(tmp_path: Path, recipe: object) -> None:
+    torch.save({"state_dict": unet().state_dict(), "recipe": recipe}, tmp_path / "p.pt")
+    with pytest.raises(ValueError, match=f"the recipe.* must be .*, got something else in {tmp_path}/p.pt"):
+        read_weights(tmp_path / "p.pt")
+
+
+def test_what_the_configs_load_runs_no_code(tmp_path: Path) -> None:
+    # inference and evaluation load by MONAI's handler, cached volumes by its data set
+    network = unet()
+    torch.save({"model": Evil(tmp_path / "ran")}, tmp_path / "model.pt")
+    handler = CheckpointLoader(str(tmp_path / "model.pt"), {"model": network}, map_location="cpu")
+    with pytest.raises(pickle.UnpicklingError):
+        handler(Engine(lambda *_: None))
+    item, transform = {"image": torch.ones(1)}, Compose([Identityd("image")])
+    dataset = make_dataset([item], transform, "disk", tmp_path / "cache")
+    assert dataset[0]["image"] == 1
+    (cached,) = (tmp_path / "cache").iterdir()
+    torch.save(Evil(tmp_path / "ran"), cached)
+    with pytest.warns(UserWarning, match="Corrupt cache file"):
+        assert dataset[0]["image"] == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_other_code_loads_pickles() -> None:
+    root = Path(__file__).resolve().parents[1]
+    sources = [path for part in ("hybridmim_components", "ci") for path in (root / part).rglob("*.py")]
+    calls = {
+        ast.unparse(node)
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and re.search(r"(\.load|Unpickler|read_pickle)$", ast.unparse(node.func))
+    }
+    loads = {call for call in calls if call.startswith("torch.load(")}
+    assert loads and all("weights_only=True" in call for call in loads)
+    # what check_exported has just written itself, and images
+    assert {call for call in calls - loads if not call.startswith("json.load")} == {
+        "torch.jit.load(target)",
+        "nib.load(path)",
+    }
 
 
 def test_missing_weights_say_where_was_looked(tmp_path: Path) -> None:

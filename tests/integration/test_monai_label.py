@@ -277,10 +277,12 @@ def test_bundles_are_copied_without_their_runs_once_and_a_server_for_others_is_w
     arguments += ["--bundles", "msd_spleen_unet,brats2020_unet"]
     done = start(tmp_path, *arguments, path=python.parent)
     assert f"--conf models {SPLEEN},{BRAIN} --conf zoo_source local --conf sam2 false" in done.stdout, done.stderr
+    assert "--host 127.0.0.1 --port 8000" in done.stdout
     assert "WARNING" not in done.stderr and "takes all labels" in done.stdout
     copied = app / "model" / SPLEEN
     assert {path.name for path in copied.iterdir()} == {"LICENSE", "configs", "docs", "models"}
     (copied / "models" / "model.pt").write_text("retrained")
     done = start(tmp_path, *arguments, "--host", "0.0.0.0", path=python.parent)
     assert "WARNING: the server listens on 0.0.0.0 and has no login" in done.stderr
+    assert "--host 0.0.0.0" in done.stdout
     assert (copied / "models" / "model.pt").read_text() == "retrained"
