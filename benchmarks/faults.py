@@ -1,0 +1,433 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What faults cost a run: commands as a user types them are killed, starved and fed with rubbish, then started again.
+
+    python benchmarks/faults.py --output benchmarks/results/faults.csv    # half an hour; --kills sets how many
+
+Each fault is put into a pre-training or a training of a small network on phantoms. Afterwards the same command is
+started again, and its weights, the optimiser's moments among them, are compared with those of an uninterrupted run, bit
+by bit. Ends with status 1 where anything was lost. Instants are random, from --seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from hybridmim_components.phantoms import write_phantoms
+from hybridmim_components.stop_signals import EXIT_CODE
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ("fault", "step", "how", "what happened", "lost")
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"roi_size": [48, 48, 48], "network_def#features": [4, 4, 4, 8, 8, 4]},
+    "swinunetr": {"roi_size": [64, 64, 64], "network_def#feature_size": 12, "network_def#depths": [1, 1, 1, 1]},
+}
+MASKS = {
+    "unet": {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
+    "swinunetr": {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]},
+}
+
+
+class Row(NamedTuple):
+    """One line of the table; ``lost`` is ``nothing`` where all is well."""
+
+    fault: str
+    step: str
+    how: str
+    what_happened: str
+    lost: str
+
+
+class Run:
+    """One command with an output folder of its own."""
+
+    def __init__(
+        self, work: Path, step: str, name: str, backbone: str = "unet", processes: int = 0, **knobs: Any
+    ) -> None:
+        self.work, self.step, self.processes = work, step, processes
+        self.folder = work / f"{step}_{name}"
+        self.bundle = ROOT / "bundles" / f"hybridmim_msd_spleen_{backbone}_segmentation"
+        self.log = work / f"{step}_{name}.log"
+        self.knobs: dict[str, Any] = {
+            "bundle_root": self.bundle,
+            "dataset_dir": work / "data" / "Task09_Spleen",
+            "output_dir": self.folder,
+            "ckpt_dir": self.folder / "models",
+            "spacing": [6.0, 6.0, 6.0],
+            "num_workers": 0,
+            "cache": "none",
+            "batch_size": 2,
+            "crops_per_volume": 1,
+            "learning_rate": 0.01,
+            "val_interval": 2,
+            "epochs": 6,
+            **SMALL[backbone],
+        }
+        if step == "pretrain":
+            self.knobs |= {"unlabelled_dirs": work / "data" / "unlabelled", **MASKS[backbone]}
+        if not processes:
+            self.knobs["device"] = "cpu"
+        self.knobs |= knobs
+
+    def command(self, torchrun: tuple[str, ...] = ()) -> list[str]:
+        """As typed."""
+        configs = [str(self.bundle / "configs" / f"{self.step}.json")]
+        launcher = [sys.executable]
+        if self.processes:
+            configs.append(str(self.bundle / "configs" / f"multi_gpu_{self.step}.json"))
+            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}", *torchrun]
+        words = [word for key, value in self.knobs.items() for word in (f"--{key}", str(value))]
+        files = configs[0] if len(configs) == 1 else str(configs)
+        return [*launcher, "-m", "monai.bundle", "run", "--config_file", files, *words]
+
+    def start(self, torchrun: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        """In a process group of its own."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                self.command(torchrun), stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd="/"
+            )
+
+    def finish(self) -> int:
+        """Start, and wait for the end."""
+        return self.start().wait()
+
+    def text(self) -> str:
+        """What all starts so far have printed."""
+        return self.log.read_text(errors="replace")
+
+    def checkpoints(self) -> list[Path]:
+        """The newest first."""
+        return sorted((self.folder / "checkpoints").glob("step_*.pt"), reverse=True)
+
+    def wait_for(self, is_so: Callable[[], Any], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
+        """Until something has happened in a running process."""
+        end = time.monotonic() + seconds
+        while not is_so():
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(
+                    f"{self.log}: the run ended, or took too long, before the fault:\n{self.text()[-2000:]}"
+                )
+            time.sleep(0.02)
+
+    def result(self) -> dict[str, Any]:
+        """State of the finished run, and the weights that it leaves to its user."""
+        content = torch.load(self.checkpoints()[0], weights_only=True)
+        if not content["finished"]:
+            raise RuntimeError(f"{self.folder}: not finished")
+        path = "pretrained/model.pt" if self.step == "pretrain" else "model.pt"
+        content["state"].pop("best_weights")
+        best = torch.load(self.folder / "models" / path, weights_only=True)
+        return {"state": content["state"], "best": best.get("state_dict", best)}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two states are equal, bit by bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+class Faults:
+    """All faults, each a row; ``whole`` holds what the uninterrupted runs have left."""
+
+    def __init__(self, work: Path, kills: int, seed: int) -> None:
+        self.work, self.kills, self.random = work, kills, random.Random(seed)
+        write_phantoms("msd_spleen", work / "data", 6, 1, 4, size=(48, 48, 40), spacing=(6.0, 6.0, 6.5))
+        self.whole: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+
+    def verdict(self, run: Run, key: str = "") -> str:
+        """Start again until the end, and compare."""
+        code = run.finish()
+        if code:
+            return f"the next start ended with {code}"
+        return "nothing" if same(run.result(), self.uninterrupted(run, key)) else "weights differ"
+
+    def uninterrupted(self, run: Run, key: str = "") -> Any:
+        """What the same command gives alone."""
+        key = f"{run.step}{key}"
+        if key not in self.whole:
+            alone = Run(self.work, run.step, f"whole{key}", processes=run.processes)
+            alone.bundle = run.bundle
+            alone.knobs |= {k: v for k, v in run.knobs.items() if k not in ("output_dir", "ckpt_dir")}
+            start = time.monotonic()
+            if alone.finish():
+                raise RuntimeError(alone.text()[-3000:])
+            self.whole[key], self.seconds[key] = alone.result(), time.monotonic() - start
+        return self.whole[key]
+
+    def killed(self, step: str, backbone: str = "unet", kills: int | None = None) -> Row:
+        """Anywhere: amid imports, checks, a step, a validation, or the writing of a checkpoint."""
+        kills = kills or self.kills
+        key = f"_{backbone}"
+        run = Run(self.work, step, f"killed{key}", backbone, checkpoint_minutes=0, epochs=12)
+        self.uninterrupted(run, key)
+        in_training = 0
+        for _ in range(kills):
+            process = run.start()
+            before = len(run.checkpoints()) and run.checkpoints()[0].name
+            # up to what a start and a twentieth of the run take
+            time.sleep(self.random.uniform(0.2, 1.2) * self.seconds[f"{step}{key}"] / 2)
+            in_training += bool(run.checkpoints()) and run.checkpoints()[0].name != before
+            if process.poll() is not None:
+                break
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        lost = self.verdict(run, key)
+        resumed = run.text().count("Going on after step")
+        what = f"{resumed} starts went on from a checkpoint, {in_training} kills came after a new one"
+        return Row("kill -9", f"{step}, {backbone}", f"{kills} kills at random instants, seed given", what, lost)
+
+    def told_to_stop(self, number: signal.Signals, step: str) -> Row:
+        """SIGTERM as a scheduler sends it, SIGINT as Ctrl-C does."""
+        run = Run(self.work, step, number.name)
+        process = run.start()
+        run.wait_for((run.folder / "training.csv").exists, process)
+        time.sleep(0.3)
+        os.killpg(process.pid, number)
+        code = process.wait()
+        what = f"exit code {code}, saved {run.checkpoints()[0].name}"
+        lost = self.verdict(run) if code == EXIT_CODE else f"exit code {code}"
+        return Row(number.name, step, "once, amid an epoch", what, lost)
+
+    def worker(self) -> Row:
+        """A process that loads data dies, as for want of memory."""
+        run = Run(self.work, "train", "worker", num_workers=2, epochs=20)
+        process = run.start()
+        run.wait_for((run.folder / "training.csv").exists, process)
+        while process.poll() is None:  # one that has nothing left to load is not missed
+            for child in _children(process.pid)[:1]:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.2)
+        code = process.wait()
+        told = "a process that loads data has died" in run.text()
+        what = f"exit code {code}, {'told' if told else 'NOT told'}, saved {run.checkpoints()[0].name}"
+        lost = self.verdict(run, "_worker") if told and code else "no clear end"
+        return Row("dead data worker", "train", "kill -9 of one of 2 workers", what, lost)
+
+    def corrupt(self) -> Row:
+        """The newest checkpoint cannot be read."""
+        run = Run(self.work, "train", "corrupt", checkpoint_minutes=0)
+        process = run.start()
+        run.wait_for(lambda: len(run.checkpoints()) == 2, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        newest = run.checkpoints()[0]
+        newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+        lost = self.verdict(run)
+        told = f"cannot read the checkpoint {newest}" in run.text()
+        return Row("corrupt checkpoint", "train", "the newest cut in half", "told by name, went on from the one before",
+                   lost if told else "not told")  # fmt: skip
+
+    def disk(self, folder: Path) -> Row:
+        """No room is left amid training."""
+        run = Run(self.work, "train", "disk", checkpoint_minutes=0, output_dir=folder, ckpt_dir=folder / "models")
+        run.folder = folder
+        process = run.start()
+        run.wait_for(lambda: run.checkpoints(), process)
+        _fill(folder)
+        code = process.wait()
+        (folder / "filler").unlink()
+        errors = len(re.findall("No checkpoint at step", run.text()))
+        readable = torch.load(run.checkpoints()[0], weights_only=True)["trainer"]["iteration"]
+        what = f"exit code {code}, {errors} checkpoints not written and told, the last one (step {readable}) intact"
+        return Row("disk full", "train", "a tmpfs of 64 MB filled amid training, then freed", what, self.verdict(run))
+
+    def not_a_number(self) -> Row:
+        """Images turn into NaN behind the run's back."""
+        run = Run(self.work, "train", "nan", dataset_dir=self._copy("nan"), max_non_finite_steps=3, epochs=30)
+        process = run.start()
+        run.wait_for((run.folder / "training.csv").exists, process)
+        for path in Path(run.knobs["dataset_dir"]).glob("imagesTr/*.nii.gz"):
+            image: Any = nib.load(path)
+            _swap(path, nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine))
+        code = process.wait()
+        found = re.search(r"error: (loss or gradients .*? in a row), the last on (\S+\.nii\.gz)", run.text())
+        weights = torch.load(run.checkpoints()[0], weights_only=True)["state"]["network"].values()
+        finite = all(bool(torch.isfinite(w).all()) for w in weights)
+        what = f"exit code {code}: {found[1] if found else 'not told'}; volumes {'named' if found else 'not named'}"
+        return Row("NaN loss", "train", "all images replaced by NaN amid training", what,
+                   "nothing" if found and finite and code == 1 else "weights or message")  # fmt: skip
+
+    def unreadable(self, skip: bool) -> Row:
+        """Images are damaged behind the run's back."""
+        data = self._copy(f"unreadable_{skip}")
+        # without the contrast, which has no negatives where few volumes are left to stand in for others
+        knobs = {"dataset_dir": data, "epochs": 20, "contrast_weight": 0.0}
+        run = Run(self.work, "pretrain", f"unreadable_{skip}", skip_unreadable=skip, **knobs)
+        process = run.start()
+        run.wait_for((run.folder / "training.csv").exists, process)
+        seen = set(re.findall(r"imagesTr/\S+\.nii\.gz", run.text()))
+        originals = {path: path.read_bytes() for path in data.glob("imagesTr/*.nii.gz")}
+        for path, content in originals.items():
+            _swap(path, content[: len(content) // 2])
+        code = process.wait()
+        named = set(re.findall(r"cannot use (\S+\.nii\.gz)", run.text())) - seen
+        fine = bool(named) and (code == 0) == skip
+        what = f"exit code {code}, {'skipped' if skip else 'named'}: {len(named)} volume(s)"
+        if fine and not skip:
+            for path, content in originals.items():
+                path.write_bytes(content)
+            fine = run.finish() == 0
+            what += "; went on when it was mended"
+        how = f"labelled images cut in half amid training, skip_unreadable {str(skip).lower()}, no contrast"
+        return Row("unreadable volume", "pretrain", how, what, "nothing" if fine else "no clear end")
+
+    def rank(self, restarts: int) -> Row:
+        """One of two processes dies."""
+        run = Run(self.work, "train", f"rank_{restarts}", processes=2, checkpoint_minutes=0, epochs=12)
+        self.uninterrupted(run, "_two")
+        process = run.start((f"--max-restarts={restarts}",))
+        run.wait_for(lambda: len(run.checkpoints()) == 2, process)
+        os.kill(_rank_one(process.pid), signal.SIGKILL)
+        start = time.monotonic()
+        code = process.wait()
+        if restarts:
+            fine = code == 0 and same(run.result(), self.uninterrupted(run, "_two"))
+            what = f"exit code {code}, went on by itself {run.text().count('Going on after step')} time(s)"
+            return Row("dead rank", "train", "kill -9 of rank 1 of 2, --max-restarts=1", what,
+                       "nothing" if fine else "weights differ")  # fmt: skip
+        seconds = time.monotonic() - start
+        what = f"exit code {code} after {seconds:.0f} s"
+        lost = self.verdict(run, "_two") if code and seconds < 60 else "no clear end"
+        return Row("dead rank", "train", "kill -9 of rank 1 of 2", what, lost)
+
+    def _copy(self, name: str) -> Path:
+        target = self.work / f"data_{name}" / "Task09_Spleen"
+        shutil.copytree(self.work / "data" / "Task09_Spleen", target)
+        return target
+
+    def mutated(self) -> Row:
+        """Hundreds of damaged files, see mutated_files.py."""
+        script = [sys.executable, str(ROOT / "benchmarks" / "mutated_files.py")]
+        done = subprocess.run(script, capture_output=True, text=True)
+        last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:]
+        return Row("mutated files", "reading", "NIfTI, DICOM, MetaImage, NRRD, JSON, weights, tar", last,
+                   "nothing" if done.returncode == 0 else "see mutated_files.py")  # fmt: skip
+
+    def all(self, only: str) -> Iterator[Row]:
+        """One row after the other."""
+        rows: list[tuple[str, Callable[[], Row]]] = [
+            ("killed", lambda: self.killed("pretrain")),
+            ("killed", lambda: self.killed("train")),
+            ("killed_swinunetr", lambda: self.killed("pretrain", "swinunetr", max(1, self.kills // 4))),
+            ("stop", lambda: self.told_to_stop(signal.SIGTERM, "pretrain")),
+            ("stop", lambda: self.told_to_stop(signal.SIGINT, "train")),
+            ("worker", self.worker),
+            ("corrupt", self.corrupt),
+            ("nan", self.not_a_number),
+            ("unreadable", lambda: self.unreadable(False)),
+            ("unreadable", lambda: self.unreadable(True)),
+            ("rank", lambda: self.rank(0)),
+            ("rank", lambda: self.rank(1)),
+            ("mutated", self.mutated),
+        ]
+        for name, fault in rows:
+            if re.fullmatch(only, name):
+                yield fault()
+        if re.fullmatch(only, "disk"):
+            with _small_disk(self.work / "disk") as folder:
+                if folder is None:
+                    print("disk full: left out, since a tmpfs cannot be mounted here (it needs root)", file=sys.stderr)
+                else:
+                    yield self.disk(folder)
+
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Path | None]:
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True).returncode:
+        yield None
+        return
+    try:
+        yield folder / "run"
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _fill(folder: Path) -> None:
+    with (folder / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+        except OSError:
+            return
+
+
+def _swap(path: Path, content: Any) -> None:
+    """Replace a file at once, so that no reader sees it half written."""
+    new = path.with_name(f".new_{path.name}")
+    new.write_bytes(content) if isinstance(content, bytes) else nib.save(content, new)
+    new.replace(path)
+
+
+def _children(pid: int) -> list[int]:
+    if not Path(f"/proc/{pid}/task/{pid}/children").exists():
+        return []
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def _rank_one(torchrun: int) -> int:
+    for child in _children(torchrun):
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        if b"RANK=1" in environment:
+            return child
+    raise RuntimeError("rank 1 was not found")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--output", type=Path, help="CSV file, a row per fault")
+    parser.add_argument("--kills", type=int, default=20, help="kills of each step")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--only", default=".*", help="pattern of names: killed, stop, worker, corrupt, nan, disk, ...")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    rows = []
+    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        for row in Faults(Path(work), options.kills, options.seed).all(options.only):
+            rows.append(row)
+            print("| " + " | ".join(row) + " |", flush=True)
+            if options.output:
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                with options.output.open("w", newline="", encoding="utf-8") as file:
+                    csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    sys.exit(any(row.lost != "nothing" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
