@@ -45,7 +45,10 @@ def start() -> None:
         raise RuntimeError(f"torchrun's nproc_per_node must be at most the number of GPUs, {count}")
     if count:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if count else "gloo")
+    store, number, processes = next(dist.rendezvous("env://"))
+    # after a restart torch 2.13 serves the addresses of the processes before it: each attempt has keys of its own
+    store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("nccl" if count else "gloo", store=store, rank=number, world_size=processes)
 
 
 def stop() -> None:
