@@ -20,9 +20,10 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, DistributedSampler
 from monai.transforms import Randomizable
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset
+from torch.utils.data import DistributedSampler as TorchDistributedSampler
 
 from hybridmim_components.data.volumes import image_files
 from hybridmim_components.errors import VolumeError, reason_of, root_cause
@@ -43,14 +44,28 @@ class SeededLoader(DataLoader):
         dataset: a ``monai.data.Dataset`` of items with ``image``; its transform is seeded for each item.
         batch_size: items per batch and process.
         seed: seed of the run.
-        skip_unreadable: log an item that fails and take the next one in its place, instead of raising.
+        shuffle: a new order in each epoch; in a multi-process run the items are padded to equal shares. Else the order
+            of the data set and, as a validation wants it, each item once.
+        skip_unreadable: log an item that fails and take the next one in its place, instead of raising. In a small pool
+            that may be one that the batch has already.
         kwargs: further arguments of ``monai.data.DataLoader``.
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, seed: int = 0, skip_unreadable: bool = False, **kwargs: Any
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        skip_unreadable: bool = False,
+        **kwargs: Any,
     ) -> None:
-        self.order = _SamplerFrom(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
+        processes, rank = idist.get_world_size(), idist.get_rank()
+        self.order: Any
+        if shuffle:
+            self.order = _SamplerFrom(dataset, processes, rank, shuffle=True, seed=seed)
+        else:
+            self.order = DistributedSampler(dataset, False, processes, rank, shuffle=False)
         self.items = _SeededItems(dataset, seed, skip_unreadable)
         # of its own, so that making an iterator takes no number from torch's global one
         generator = torch.Generator().manual_seed(seed)
@@ -84,7 +99,7 @@ class SeededLoader(DataLoader):
             ) from error
 
 
-class _SamplerFrom(DistributedSampler):
+class _SamplerFrom(TorchDistributedSampler):
     """From an item on; torch's own sampler, which for one process is a plain shuffle."""
 
     start = 0
