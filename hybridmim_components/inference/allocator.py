@@ -1,0 +1,38 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Letting a process keep the memory that a network frees from layer to layer."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+__all__ = ["keep_freed_memory"]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_LARGEST, _NEVER = 2**31 - 1, -1
+
+
+def keep_freed_memory() -> bool:
+    """Make glibc reuse large blocks of memory instead of returning each to the system.
+
+    By default every activation of a 3D network is new to the process: the system clears it page by page at each layer,
+    which costs time in proportion to its size. The setting holds until the process ends, and what the process took it
+    keeps until then.
+
+    Returns:
+        Whether it is in effect: False where the C library is another one.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))

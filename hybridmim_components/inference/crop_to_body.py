@@ -1,0 +1,116 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Cropping an image to the sliding windows that see the body."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data.utils import dense_patch_slices
+from monai.transforms import CropForeground, CropForegroundd
+from monai.utils import ensure_tuple, ensure_tuple_rep
+from numpy.typing import NDArray
+
+__all__ = ["CropToBodyd", "body_mask"]
+
+Ends = tuple[NDArray[np.int16], NDArray[np.int16]]
+
+
+class CropToBodyd(CropForegroundd):
+    """Crop an image to the box of its body, so that sliding windows need not cover the air around it.
+
+    The body is what lies above a threshold, beds and blankets included; an image without any stays whole. With
+    ``keep_windows`` the box grows to the edges of the windows that would see the body's box in the whole image: the
+    very same windows see it in the crop, and nothing changes there. Without it the box is that of the body with a
+    margin: fewer windows, but at other places, and a network that normalises each of them by its own content (instance
+    norm) may label the same voxel differently.
+
+    Args:
+        keys: images (C, H, W, D), each cropped by the box of the first.
+        threshold: what is above it in any channel is body. -500 HU lies amid air and soft tissue; 0 for MRI whose
+            background is 0.
+        roi_size: of the sliding windows, in voxels, for all axes or for each.
+        overlap: of the sliding windows, as a share of their size.
+        keep_windows: see above.
+        margin: voxels around the body's box where windows are not kept.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        threshold: float,
+        roi_size: Sequence[int] | int,
+        overlap: float = 0.5,
+        keep_windows: bool = True,
+        margin: int = 4,
+    ) -> None:
+        select = partial(body_mask, threshold=threshold)
+        margin = 0 if keep_windows else margin
+        settings: dict[str, Any] = {"select_fn": select, "margin": margin, "allow_smaller": True}
+        super().__init__(keys, ensure_tuple(keys)[0], start_coord_key=None, end_coord_key=None, **settings)
+        if keep_windows:
+            self.cropper = _CropToWindows(roi_size, overlap, **settings)
+
+
+class _CropToWindows(CropForeground):
+    """A foreground box that grows to the edges of the windows that touch it."""
+
+    def __init__(self, roi_size: Sequence[int] | int, overlap: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.roi_size, self.overlap = roi_size, overlap
+
+    def compute_bounding_box(self, img: torch.Tensor) -> Ends:
+        """First voxel of the box, and the one behind its last."""
+        starts, ends = super().compute_bounding_box(img)
+        roi_size = ensure_tuple_rep(self.roi_size, len(starts))
+        windows = [
+            touching_windows(length, int(roi), self.overlap, int(start), int(end))
+            for length, roi, start, end in zip(img.shape[1:], roi_size, starts, ends, strict=True)
+        ]
+        return np.array([w[0] for w in windows], np.int16), np.array([w[1] for w in windows], np.int16)
+
+
+def body_mask(image: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Mark the body, or everything where there is none: MONAI would crop such an image to nothing.
+
+    Args:
+        image: any shape.
+        threshold: what is above it is body.
+
+    Returns:
+        Boolean, of the shape of the image; True is body.
+    """
+    mask = image > threshold
+    return mask if mask.any() else torch.ones_like(mask)
+
+
+def touching_windows(length: int, roi: int, overlap: float, start: int, end: int) -> tuple[int, int]:
+    """Where the windows that touch an interval begin and end on one axis.
+
+    Args:
+        length: voxels of the axis.
+        roi: voxels of a window.
+        overlap: of the windows, as a share.
+        start: first voxel of the interval.
+        end: the one behind its last.
+    """
+    if roi >= length:
+        return 0, length
+    (windows,) = zip(*dense_patch_slices((length,), (roi,), (max(1, math.floor(roi * (1 - overlap))),)), strict=True)
+    touching = [w for w in windows if w.start < end and w.stop > start]
+    return touching[0].start, touching[-1].stop
