@@ -18,6 +18,8 @@ installed, from any working directory, also beside another exported bundle, or a
     python ci/export_bundle.py bundles/hybridmim_msd_spleen_unet_segmentation --weights models/model.pt \\
         --trained_on "MSD Spleen, fold 0" --output exported
 
+With ``--frugal_inference`` the overlay of that name is laid over inference.json for good, for servers that read
+inference.json alone, such as MONAI Label; MONAI Deploy cannot run it then, since it knows MONAI's components only.
 The same input gives the same bytes. Weights too large for a repository stay outside: ``--url`` writes large_files.yml.
 """
 
@@ -47,7 +49,13 @@ _OWN_SCRIPTS = [
 
 
 def export_bundle(
-    bundle: Path, weights: Path, output: Path, trained_on: str, url: str | None = None, package: Path = ROOT / PACKAGE
+    bundle: Path,
+    weights: Path,
+    output: Path,
+    trained_on: str,
+    url: str | None = None,
+    package: Path = ROOT / PACKAGE,
+    frugal_inference: bool = False,
 ) -> Path:
     """Write the exported folder and its zip.
 
@@ -59,6 +67,7 @@ def export_bundle(
             patients, in the bundle's name too.
         url: where the weights can be downloaded; they are then left out, and large_files.yml names them.
         package: the package to put in as ``scripts``.
+        frugal_inference: make frugal_inference.json a part of inference.json.
 
     Returns:
         The exported folder.
@@ -83,7 +92,7 @@ def export_bundle(
     for source in _visible(bundle):
         target = folder / source.relative_to(bundle)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(_exported(source, trained_on))
+        target.write_bytes(_exported(source, trained_on, frugal_inference))
     for source in _visible(package):
         target = folder / "scripts" / source.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,10 +127,11 @@ def vendored(config: dict[str, Any], step: str) -> dict[str, Any]:
         if key == "imports":
             result[key] += ["$import importlib", "$import sys"]
         result |= {alias: f"$importlib.import_module('scripts.{module}')" for alias, module in aliases.items()}
-    names = "engines|errors|overrides|distributed"
+    names = "engines|errors|overrides|distributed|inference"
     result = _mapped(result, lambda text: re.sub(rf"(?<![\w.@#])({names})\.(?=\w)", r"@\1.", text))
     if "initialize" in result:
-        engine = "$@validate#evaluator" if "evaluate" in step else "$@train#trainer"
+        engines = {"evaluate": "$@validate#evaluator", "inference": "$@evaluator"}
+        engine = next((item for name, item in engines.items() if name in step), "$@train#trainer")
         result["initialize"] = [*_OWN_SCRIPTS, *result["initialize"], engine]
     return result
 
@@ -139,20 +149,28 @@ def _mapped(value: Any, of_expression: Any) -> Any:
     return value.replace(f"{PACKAGE}.", "scripts.")
 
 
-def _exported(source: Path, trained_on: str) -> bytes:
+def _exported(source: Path, trained_on: str, frugal_inference: bool) -> bytes:
     text = source.read_text(encoding="utf-8")
     if source.parent.name == "configs" and source.suffix == ".json":
         config = json.loads(text)
         if source.name == "metadata.json":
             return _dump(_described(config, trained_on))
+        if source.name == "inference.json" and frugal_inference:
+            config = _merged(source, source.with_name("frugal_inference.json"))
         return _dump(vendored(config, source.stem))
     if source.name == "README.md":
-        return _readme(text, trained_on).encode()
+        return _readme(text, trained_on, frugal_inference).encode()
     if source.name == "data_license.txt":
         return _replaced(
             text, "no data and no weights trained on patients.", f"no data. {_statement(trained_on)}"
         ).encode()
     return text.encode()
+
+
+def _merged(*files: Path) -> dict[str, Any]:
+    from monai.bundle import ConfigParser
+
+    return dict(ConfigParser.load_config_files([str(file) for file in files]))
 
 
 def _statement(trained_on: str) -> str:
@@ -166,13 +184,18 @@ def _described(metadata: dict[str, Any], trained_on: str) -> dict[str, Any]:
     return {**metadata, "name": metadata["name"] + marked, "description": description}
 
 
-def _readme(text: str, trained_on: str) -> str:
+def _readme(text: str, trained_on: str, frugal_inference: bool) -> str:
     title, _, rest = text.partition("\n")
     rest = _replaced(
         rest,
         "The package `hybridmim_components` must be installed for the first three commands; inference uses MONAI's own "
         "components alone.",
-        "The bundle brings its own code, in `scripts`; inference uses MONAI's own components alone.",
+        "The bundle brings its own code, in `scripts`; inference uses "
+        + (
+            "it too: `frugal_inference.json` is a part of `inference.json`, which MONAI Deploy cannot run."
+            if frugal_inference
+            else "MONAI's own components alone."
+        ),
     )
     rest = _replaced(rest, "The bundle holds no weights trained on patients, and no", "No")
     rest = _replaced(rest, "python -m hybridmim_components", "PYTHONPATH=$BUNDLE python -m scripts")
@@ -253,11 +276,20 @@ def main() -> None:
         "--trained_on", required=True, help=f"what the weights were trained on; '{PHANTOMS}' marks them so"
     )
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write to")
+    parser.add_argument("--frugal_inference", action="store_true", help="as a part of inference.json, for MONAI Label")
     parser.add_argument("--url", help="where the weights can be downloaded, to leave them out")
     options = parser.parse_args()
     weights = options.weights or options.bundle / "models" / "model.pt"
     try:
-        print(export_bundle(options.bundle.resolve(), weights, options.output, options.trained_on, options.url))
+        folder = export_bundle(
+            options.bundle.resolve(),
+            weights,
+            options.output,
+            options.trained_on,
+            options.url,
+            frugal_inference=options.frugal_inference,
+        )
+        print(folder)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 

@@ -186,6 +186,30 @@ def test_what_cannot_be_exported_is_named(source: Callable, tmp_path: Path) -> N
     assert (bundle / "configs" / "train.json").is_file()
 
 
+@pytest.mark.slow
+def test_frugal_inference_runs_without_the_package_as_overlay_and_as_part(
+    source: Callable, isolated: Callable, tmp_path: Path
+) -> None:
+    exporter = load("export_bundle")
+    data = write_msd_spleen(tmp_path / "data", 1, 1, size=(40, 40, 32), spacing=(7.0, 7.0, 8.0))
+    masks = []
+    for merged, configs in ((False, ["inference", "frugal_inference"]), (True, ["inference"])):
+        folder = exporter.export_bundle(
+            *source("msd_spleen_unet"), tmp_path / str(merged), "MSD", frugal_inference=merged
+        )
+        assert ("which MONAI Deploy cannot run" in (folder / "docs" / "README.md").read_text()) is merged
+        files = [str(folder / "configs" / f"{name}.json") for name in configs]
+        arguments = ["-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(folder)]
+        arguments += ["--dataset_dir", str(data), "--roi_size", "[48,48,48]", "--spacing", "[6,6,6]"]
+        done = isolated(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (mask,) = (folder / "runs" / "inference").glob("*.nii.gz")
+        masks.append(mask.read_bytes())
+        mistyped = isolated(*arguments, "--body_treshold", "0")
+        assert mistyped.returncode == 1 and "did you mean body_threshold" in mistyped.stderr, mistyped.stderr
+    assert masks[0] == masks[1]
+
+
 TWO_IN_ONE_PROCESS = """
 import json, sys
 from monai.bundle import ConfigWorkflow
