@@ -1,0 +1,240 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Segmenting a CT of 512 x 512 x 200 voxels on the CPU: inference.json alone against it with frugal_inference.json.
+
+    python benchmarks/inference.py --work DIR                        # 3 rounds with a small network, trained beforehand
+    python benchmarks/inference.py --work DIR --network published --rounds 1     # the bundle's own size, random weights
+    python benchmarks/inference.py --work DIR --kinds usual frugal tight         # and with --keep_windows false
+
+Both segment the same phantom of an abdomen (0.8 x 0.8 x 2.5 mm, air around the body) with the 14 classes of BTCV;
+inference.json is the pipeline of the Model Zoo's BTCV bundle: softmax, invert, argmax. Each run is a process of its
+own, from importing to the written mask; rounds alternate. The small network is trained for some hundred steps on
+another phantom: one with random weights would give noise, in which ties are everywhere. DIR keeps phantom, weights and
+masks; results go to benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = {
+    "usual": ["inference"],
+    "frugal": ["inference", "frugal_inference"],
+    "tight": ["inference", "frugal_inference"],
+}
+OVERRIDES: dict[str, dict[str, Any]] = {"tight": {"keep_windows": False}}
+SIZE, SPACING = (512, 512, 200), (0.8, 0.8, 2.5)
+TRAINING_SIZE, TRAINING_SPACING = (240, 240, 160), (1.5, 1.5, 2.0)
+NETWORKS: dict[str, list[int] | None] = {"small": [8, 8, 16, 32, 32, 8], "published": None}
+MEASURES = ("peak_gib", "wall_s", "cpu_s", "network_cpu_s", "windows")
+
+
+def draw(seed: int, size: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[Any, Any]:
+    """Image (HU) and map of BTCV's labels of a phantom."""
+    import numpy as np
+
+    from hybridmim_components.phantoms.anatomy import abdomen_phantom
+    from hybridmim_components.phantoms.ct_datasets import _BTCV_ORGANS, EXTRAS
+
+    image, organs = abdomen_phantom(
+        np.random.default_rng(seed), size, spacing, [o for o in EXTRAS if o in _BTCV_ORGANS]
+    )
+    values = np.zeros(256, np.uint8)
+    values[list(_BTCV_ORGANS)] = range(1, len(_BTCV_ORGANS) + 1)
+    return image, values[organs]
+
+
+def network_of(bundle: Path, features: list[int] | None) -> Any:
+    """The bundle's network, or a narrower one."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    if features:
+        parser["network_def#features"] = features
+    return parser.get_parsed_content("network_def")
+
+
+def prepare(work: Path, bundle: Path, network: str, steps: int) -> None:
+    """Phantom and weights, where they are not there yet."""
+    import nibabel as nib
+    import numpy as np
+    import torch
+
+    image_file, weights = work / "images" / "ct.nii.gz", work / network / "model.pt"
+    if not image_file.exists():
+        image_file.parent.mkdir(parents=True, exist_ok=True)
+        image, _ = draw(0, SIZE, SPACING)
+        nib.save(nib.Nifti1Image(image, np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1])), image_file)
+    if not weights.exists():
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        model = network_of(bundle, NETWORKS[network])
+        if NETWORKS[network]:
+            train(model, steps)
+        torch.save(model.state_dict(), weights)
+
+
+def train(model: Any, steps: int) -> None:
+    """Some steps on crops of a phantom around one organ after another."""
+    import numpy as np
+    import torch
+    from monai.losses import DiceCELoss
+
+    image, labels = draw(1, TRAINING_SIZE, TRAINING_SPACING)
+    scaled = torch.from_numpy(image).float().add(175).div(425).clamp(0, 1)
+    rng = np.random.default_rng(0)
+    places = [np.argwhere(labels == value) for value in range(14)]
+    loss, optimizer = DiceCELoss(to_onehot_y=True, softmax=True), torch.optim.Adam(model.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    for step in range(steps):
+        centre = rng.choice(places[step % len(places)])
+        start = [int(np.clip(c - 48, 0, n - 96)) for c, n in zip(centre, labels.shape, strict=True)]
+        crop = tuple(slice(s, s + 96) for s in start)
+        target = torch.from_numpy(labels[crop].astype(np.float32))[None, None]
+        value = loss(model(scaled[crop][None, None]), target)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 49:
+            print(f"step {step + 1}: loss {value.item():.3f}", flush=True)
+
+
+def run_once(kind: str, work: Path, bundle: Path, network: str) -> None:
+    """One run of the bundle's inference; prints its figures as JSON."""
+    import resource
+
+    from monai.bundle import ConfigWorkflow
+
+    start = time.monotonic()
+    features = NETWORKS[network]
+    workflow = ConfigWorkflow(
+        [str(bundle / "configs" / f"{name}.json") for name in CONFIGS[kind]],
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(bundle),
+        ckpt_dir=str(work / network),
+        image_dir=str(work / "images"),
+        output_dir=str(work / network / kind),
+        device="cpu",
+        **({"network_def#features": features} if features else {}),
+        **OVERRIDES.get(kind, {}),
+    )
+    workflow.initialize()
+    spent, windows = 0.0, 0
+    model = workflow.parser.get_parsed_content("network")
+    forward = model.forward
+
+    def timed(x: Any) -> Any:
+        nonlocal spent, windows
+        before = time.process_time()
+        result = forward(x)
+        spent, windows = spent + time.process_time() - before, windows + len(x)
+        return result
+
+    model.forward = timed
+    workflow.run()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    figures = {
+        "peak_gib": usage.ru_maxrss / 2**20,
+        "wall_s": time.monotonic() - start,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "network_cpu_s": spent,
+        "windows": windows,
+    }
+    print(json.dumps(figures))
+
+
+def equal_shares(work: Path, network: str, kinds: list[str]) -> dict[str, dict[str, float]]:
+    """Share of voxels labelled as in the usual pipeline: of all, and of those that either mask labels as an organ."""
+    import nibabel as nib
+    import numpy as np
+
+    masks = {k: np.asarray(nib.load(next((work / network / k).glob("*.nii.gz"))).dataobj) for k in kinds}
+    shares = {}
+    for kind, mask in masks.items():
+        organ = (mask > 0) | (masks["usual"] > 0)
+        same = mask == masks["usual"]
+        shares[kind] = {"equal": float(same.mean()), "equal_organs": float(same[organ].mean())}
+    return shares
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for phantom, weights and masks")
+    parser.add_argument("--bundle", default="btcv_unet")
+    parser.add_argument("--network", choices=list(NETWORKS), default="small")
+    parser.add_argument("--steps", type=int, default=300, help="of the small network's training")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", choices=list(CONFIGS), default=["usual", "frugal"])
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--one", choices=list(CONFIGS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    bundle = ROOT / "bundles" / f"hybridmim_{options.bundle}_segmentation"
+    work = options.work.resolve()
+    if options.one:
+        run_once(options.one, work, bundle, options.network)
+        return
+    prepare(work, bundle, options.network, options.steps)
+    rows = []
+    for number in range(options.rounds):
+        for kind in options.kinds if number % 2 == 0 else options.kinds[::-1]:
+            command = [sys.executable, __file__, "--work", str(work), "--network", options.network, "--one", kind]
+            done = subprocess.run(
+                [*command, "--bundle", options.bundle], capture_output=True, text=True, env=os.environ
+            )
+            if done.returncode:
+                sys.exit(f"error: {kind} failed:\n{done.stdout}\n{done.stderr}")
+            figures = json.loads(done.stdout.strip().splitlines()[-1])
+            rows.append({"network": options.network, "pipeline": kind, "round": number + 1, **figures})
+            print(rows[-1], flush=True)
+    if "usual" in options.kinds:
+        shares = equal_shares(work, options.network, options.kinds)
+        report(rows, shares, options.results, f"inference_{options.bundle}_{options.network}")
+
+
+def report(rows: list[dict[str, Any]], shares: dict[str, dict[str, float]], folder: Path, name: str) -> None:
+    """Every run as CSV; medians, ratios to the usual pipeline and equality as a table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    median = {
+        kind: {m: statistics.median(row[m] for row in rows if row["pipeline"] == kind) for m in MEASURES}
+        for kind in shares
+    }
+    lines = ["| | " + " | ".join(shares) + " |", "|---" * (len(shares) + 1) + "|"]
+    for measure in MEASURES:
+        base = median["usual"][measure]
+        cells = [f"{median[k][measure]:.1f} ({median[k][measure] / base:.2f})" for k in shares]
+        lines.append(f"| {measure} | " + " | ".join(cells) + " |")
+    for measure in ("equal", "equal_organs"):
+        lines.append(f"| {measure} | " + " | ".join(f"{shares[k][measure]:.4%}" for k in shares) + " |")
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
