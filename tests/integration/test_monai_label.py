@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -224,6 +225,28 @@ def test_annotators_infer_correct_train_and_infer_again(start_server: Callable, 
         train(SPLEEN, max_epochs=40, val_split=0)
         mask = infer(server, SPLEEN, studies, cases[SPLEEN][1], labels[SPLEEN], tmp_path)
         save_picture(Path(os.environ[PICTURE]), studies / f"{cases[SPLEEN][1]}.nii.gz", mask)
+
+
+@pytest.mark.full
+def test_frugal_inference_gives_annotators_the_same_masks(start_server: Callable, tmp_path: Path) -> None:
+    studies = tmp_path / "the studies"
+    case = write_studies(studies, tmp_path / "phantoms")[SPLEEN][1]
+    usual = small_bundle(tmp_path / "bundles", SPLEEN)
+    frugal = export_with_frugal_inference(usual, tmp_path / "exported")
+    arguments = ("--bundles", f"{usual},{frugal}", "--studies", str(studies), "--app", str(tmp_path / "app"))
+    server = start_server(*arguments)
+    masks = [infer(server, b.name, studies, case, labels_of(b), tmp_path) for b in (usual, frugal)]
+    # what the left-out windows alone would see is background
+    body = np.asarray(nib.load(studies / f"{case}.nii.gz").dataobj) > -500
+    assert (masks[0] == masks[1])[body].mean() >= 0.999
+
+
+def export_with_frugal_inference(bundle: Path, output: Path) -> Path:
+    """The exported bundle, which bears another name since its weights are not for patients."""
+    command = [sys.executable, str(ROOT / "ci" / "export_bundle.py"), str(bundle), "--frugal_inference"]
+    command += ["--trained_on", "phantoms", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Path(done.stdout.strip().splitlines()[-1])
 
 
 def start(cwd: Path, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
