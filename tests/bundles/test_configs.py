@@ -152,7 +152,9 @@ BY_DATASET = {
 }
 
 
-@pytest.mark.parametrize("step", [*STEPS, "multi_gpu_pretrain", "multi_gpu_train", "multi_gpu_evaluate", "metadata"])
+@pytest.mark.parametrize(
+    "step", [*STEPS, "multi_gpu_pretrain", "multi_gpu_train", "multi_gpu_evaluate", "frugal_inference", "metadata"]
+)
 @pytest.mark.parametrize("dataset", ["brats2020", "btcv", "msd_liver", "msd_spleen"])
 def test_two_bundles_of_a_dataset_differ_by_the_backbone_alone(spleen, step: str, dataset: str) -> None:
     one, other = (type(spleen)(f"{dataset}_{backbone}").config(step) for backbone in ("unet", "swinunetr"))
