@@ -24,6 +24,7 @@ from hybridmim_components.data.download import download_msd
 from hybridmim_components.deployment import export
 from hybridmim_components.overview import draw_overview, summary
 from hybridmim_components.phantoms import write_phantoms
+from hybridmim_components.store import StoreSettings, prepare_store
 
 __all__ = ["main"]
 
@@ -84,6 +85,37 @@ def check(dataset: str, dataset_dir: str, modalities: list | None = None, num_wo
     print(f"all {total} cases can be used")
 
 
+def prepare(
+    images: str | list,
+    store: str,
+    spacing: list | None = None,
+    intensity_range: list | None = None,
+    modalities: list | None = None,
+    num_workers: int = 2,
+    skip_unreadable: bool = False,
+    verify: bool = False,
+) -> str:
+    """Pre-process volumes once, for pre-training with `--cache store --store STORE`; a repeat does what is left.
+
+    The last three settings are those of the run that will read the store: see the top of its pretrain.json.
+
+    Args:
+        images: folder, or list of folders such as "['/scans/a','/scans/b']", that hold the volumes.
+        store: folder, or fsspec URL such as s3://bucket/store, that they are written to.
+        spacing: mm; default: 1.5, 1.5 and 2 for CT, 1 for MRI.
+        intensity_range: of CT, HU; default: -175 to 250.
+        modalities: of MRI, such as "['flair','t1','t1ce','t2']"; makes it a store of MRI.
+        num_workers: processes.
+        skip_unreadable: leave out volumes that cannot be used, instead of ending with an error that names them.
+        verify: compare what is there with its checksums, and repair it.
+    """
+    if modalities is None:
+        settings = StoreSettings(spacing or (1.5, 1.5, 2.0), intensity_range or (-175, 250))
+    else:
+        settings = StoreSettings(spacing or (1.0, 1.0, 1.0), intensity_range, modalities)
+    return f"{prepare_store(images, store, settings, num_workers, skip_unreadable, verify)} volume(s) in {store}"
+
+
 def overview(
     run_dir: str,
     dataset_dir: str,
@@ -118,6 +150,7 @@ def main() -> None:
             "download": download,
             "export": export,
             "phantoms": phantoms,
+            "prepare": prepare,
             "overview": overview,
         }
         fire.Fire(commands, name="hybridmim_components")

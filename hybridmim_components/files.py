@@ -23,7 +23,7 @@ from typing import IO, Any, NoReturn
 
 import torch
 
-__all__ = ["PARTIAL", "file_state", "read_json_object", "save_tensors", "write_text"]
+__all__ = ["PARTIAL", "file_state", "read_json_object", "save_tensors", "write_bytes", "write_text"]
 
 PARTIAL = ".partial"
 """Suffix of what a kill amid writing leaves beside the target."""
@@ -66,6 +66,11 @@ def _refuse_constant(name: str) -> NoReturn:
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically; missing folders are made."""
     _replace(path, lambda file: file.write(text.encode()))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file atomically; missing folders are made."""
+    _replace(path, lambda file: file.write(content))
 
 
 def save_tensors(path: str | Path, content: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ Digests = Mapping[tuple[str, ...], Sequence[str]]
 
 
 def check_pretraining(
-    lists: Mapping[str, Items],
+    lists: Mapping[str, Any],
     output_dir: str | Path,
     batch_size: int,
     crops_per_volume: int,
@@ -46,11 +47,12 @@ def check_pretraining(
     num_workers: int = 2,
     rules: VolumeRules | None = None,
     skip_unreadable: bool = False,
-) -> dict[str, list[Any]]:
+) -> dict[str, Any]:
     """Check a pre-training run.
 
     Args:
-        lists: ``training``, ``validation`` and ``held_out`` of :func:`.data.pretraining_lists`.
+        lists: ``training``, ``validation`` and ``held_out`` of :func:`.data.pretraining_lists`, or ``pool`` and
+            ``held_out``: volumes of a prepared store are not read again, and held-out cases among them are left out.
         output_dir: folder of the run.
         batch_size: crops per batch.
         crops_per_volume: crops drawn from a volume at a time.
@@ -80,11 +82,14 @@ def check_pretraining(
             f"crops_per_volume {crops_per_volume}: raise batch_size, lower crops_per_volume, "
             "set same_volume_negatives to true, or set contrast_weight to 0"
         )
-    items = [item for name in ("training", "validation", "held_out") for item in lists[name]]
-    cache_file = Path(output_dir) / "volumes.json"
-    digests = inspect_volumes(items, cache_file, num_workers, rules, skip_unreadable)
-    usable = {name: [item for item in lists[name] if image_files(item["image"]) in digests] for name in lists}
-    usable |= _without_copies({name: usable[name] for name in ("validation", "training")}, digests)
+    inspect = partial(
+        inspect_volumes,
+        cache_file=Path(output_dir) / "volumes.json",
+        num_workers=num_workers,
+        rules=rules,
+        skip_unreadable=skip_unreadable,
+    )
+    usable, digests, seen = (_usable_of_store if "pool" in lists else _usable_of_files)(lists, inspect)
     _require_one_per_process(usable["validation"], "validation")
     if len(usable["training"]) < volumes_per_batch * processes:
         raise ValueError(
@@ -93,10 +98,34 @@ def check_pretraining(
         )
     if not usable["validation"]:
         raise ValueError("pre-training needs at least 1 volume to validate on, got none that can be used")
-    seen = _digests_of([*usable["training"], *usable["validation"]], digests)
     seen |= seen_volumes(pretraining_recipe or {})
     _refuse_seen(usable["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training")
     return {"training": usable["training"], "validation": usable["validation"], "fingerprints": sorted(seen)}
+
+
+def _usable_of_files(
+    lists: Mapping[str, Items], inspect: Callable[[Items], Digests]
+) -> tuple[dict[str, Items], Digests, set[str]]:
+    """Items that can be used, what was found in them, and the fingerprints of those that pre-training sees."""
+    digests = inspect([item for name in ("training", "validation", "held_out") for item in lists[name]])
+    usable = {name: [item for item in lists[name] if image_files(item["image"]) in digests] for name in lists}
+    usable |= _without_copies({name: usable[name] for name in ("validation", "training")}, digests)
+    return dict(usable), digests, _digests_of([*usable["training"], *usable["validation"]], digests)
+
+
+def _usable_of_store(
+    lists: Mapping[str, Any], inspect: Callable[[Items], Digests]
+) -> tuple[dict[str, Items], Digests, set[str]]:
+    """The same of a prepared store, without held-out cases, whatever their names there; only unknown ones are read."""
+    pool, held_out = lists["pool"], lists["held_out"]
+    digests = pool.known_fingerprints(item["image"] for item in held_out)
+    digests |= inspect([item for item in held_out if image_files(item["image"]) not in digests])
+    held_out = [item for item in held_out if image_files(item["image"]) in digests]
+    training, validation, left_out = pool.split(without=_digests_of(held_out, digests))
+    if left_out:
+        logger.info("Left out %d volume(s) of the store that are cases to hold out", left_out)
+    seen = training.fingerprints() | validation.fingerprints()
+    return {"training": training, "validation": validation, "held_out": held_out}, digests, seen
 
 
 def check_training(

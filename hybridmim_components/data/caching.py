@@ -16,17 +16,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.data.utils import pickle_hashing
-from monai.transforms import Compose
+from monai.transforms import Compose, Cropd, Padd, RandCropByPosNegLabeld, RandomizableTrait
 
 from hybridmim_components.files import file_state
 
+if TYPE_CHECKING:
+    from hybridmim_components.store import StoreDataset
+
 __all__ = ["CACHES", "make_dataset"]
 
-CACHES = ("none", "memory", "disk")
+CACHES = ("none", "memory", "disk", "store")
+_CROPS_AND_PADS = (Cropd, Padd, RandCropByPosNegLabeld)
 
 
 def make_dataset(
@@ -35,25 +39,36 @@ def make_dataset(
     cache: str = "memory",
     cache_dir: str | Path | None = None,
     num_workers: int = 0,
-) -> Dataset:
+    roi_size: Sequence[int] | None = None,
+    crops_per_volume: int | None = None,
+) -> Dataset | StoreDataset:
     """A data set that runs the deterministic transforms once, and the random ones each time.
 
     Args:
         data: items to load.
         transform: deterministic transforms first, then random ones.
         cache: ``none``: load anew each time; ``memory``: keep in RAM; ``disk``: keep in ``cache_dir``, where several
-            runs with the same pre-processing share what they find.
+            runs with the same pre-processing share what they find; ``store``: read crops from a prepared store.
         cache_dir: folder of ``disk``.
         num_workers: threads that fill the memory cache.
+        roi_size: voxels of a crop of ``store``, which crops and pads itself: of ``transform`` it runs what follows.
+        crops_per_volume: random crops of ``store``; None: one, in the middle of the foreground.
 
     Returns:
-        MONAI's Dataset, CacheDataset or PersistentDataset.
+        MONAI's Dataset, CacheDataset or PersistentDataset, or a StoreDataset.
 
     Raises:
-        ValueError: when ``cache`` is unknown, or ``disk`` has no folder.
+        ValueError: when ``cache`` is unknown, ``disk`` has no folder, or ``store`` has no volumes of a store, no
+            ``roi_size``, or a random transform before the crop.
     """
     if cache not in CACHES:
         raise ValueError(f"cache must be one of {CACHES}, got {cache!r}")
+    if cache == "store":
+        from hybridmim_components.store import StoreDataset, StoredVolumes  # they need this package themselves
+
+        if not isinstance(data, StoredVolumes) or roi_size is None:
+            raise ValueError("cache 'store' is for pre-training from a prepared store: fine-tuning needs another cache")
+        return StoreDataset(data, roi_size, crops_per_volume, _after_crops(transform))
     if cache == "none":
         return Dataset(data, transform)
     if cache == "memory":
@@ -63,6 +78,16 @@ def make_dataset(
     return PersistentDataset(
         data, transform, cache_dir, hash_func=hash_item, hash_transform=pickle_hashing, track_meta=False
     )
+
+
+def _after_crops(transform: Compose) -> Compose | None:
+    """What comes after the last crop or pad; what comes before has no place where only crops are read."""
+    steps = list(transform.transforms)
+    last = max((i for i, step in enumerate(steps) if isinstance(step, _CROPS_AND_PADS)), default=-1)
+    early = [s for s in steps[:last] if isinstance(s, RandomizableTrait) and not isinstance(s, _CROPS_AND_PADS)]
+    if early:
+        raise ValueError(f"cache 'store' needs random transforms after the crop, got {type(early[0]).__name__} before")
+    return Compose(steps[last + 1 :]) if steps[last + 1 :] else None
 
 
 def hash_item(item: Mapping[str, Any]) -> bytes:

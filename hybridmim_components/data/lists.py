@@ -17,12 +17,15 @@ import hashlib
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybridmim_components.data.datasets import dataset_of, read_cases
 from hybridmim_components.data.splits import Split, hold_out, split_cases
 from hybridmim_components.data.unlabelled import find_volumes
 from hybridmim_components.data.volumes import image_files
+
+if TYPE_CHECKING:
+    from hybridmim_components.store import PreparedStore
 
 __all__ = ["finetuning_lists", "pretraining_lists"]
 
@@ -54,7 +57,8 @@ def pretraining_lists(
     split_seed: int = 0,
     modalities: Sequence[str] | None = None,
     skip_unreadable: bool = False,
-) -> dict[str, list[dict[str, Any]]]:
+    store: PreparedStore | None = None,
+) -> dict[str, Any]:
     """Volumes of ``training`` and ``validation`` for pre-training.
 
     They are the images of the fold's training cases and everything in ``unlabelled_dirs`` but files that are the
@@ -69,18 +73,24 @@ def pretraining_lists(
         split_seed: seed of both splits.
         modalities: sequences to use, for a data set that has several; None: all.
         skip_unreadable: leave out what :func:`.find_volumes` refuses, and log it.
+        store: take all volumes from this store; of the data set only the cases to hold out are then used.
 
     Returns:
         Lists of dictionaries with ``image`` (a path, or one per modality) and, for ``training`` and ``validation``,
         ``volume`` (a number). ``held_out`` are the images of the fold's validation cases, which
         :func:`.preflight.check_pretraining` compares with the others: a renamed copy in ``unlabelled_dirs`` would be a
-        leak.
+        leak. With ``store``, ``pool`` takes the place of the first two: they are split when it is known which of its
+        volumes are held-out cases.
 
     Raises:
-        ValueError: when no folder is given or an argument is out of range.
+        ValueError: when no folder is given, both ``store`` and ``unlabelled_dirs`` are, or an argument is out of range.
     """
+    if store is not None and unlabelled_dirs:
+        raise ValueError(
+            f"unlabelled_dirs must be empty with cache 'store', got {unlabelled_dirs}: prepare them into it"
+        )
     labelled = read_cases(dataset, dataset_dir, modalities) if dataset_dir else []
-    if not labelled and not unlabelled_dirs:
+    if not labelled and not unlabelled_dirs and store is None:
         raise ValueError("pre-training needs volumes: set dataset_dir, unlabelled_dirs, or both")
     images: dict[str, str | list[str]] = {}
     held_out: list[str | list[str]] = []
@@ -89,6 +99,11 @@ def pretraining_lists(
         split = _split(dataset, list(cases), fold, split_seed)
         held_out = [cases[i] for i in sorted(set(split.validation) - set(split.training))]
         images = {i: cases[i] for i in split.training}
+    held_out_items = [{"image": image} for image in held_out]
+    if store is not None:
+        from hybridmim_components.store import StoredPool  # it needs this package itself
+
+        return {"pool": StoredPool(store, val_fraction, split_seed), "held_out": held_out_items}
     known = {path for image in (*held_out, *images.values()) for path in image_files(image)}
     modalities = modalities or dataset_of(dataset).modalities or None
     for name, image in _unlabelled(unlabelled_dirs, modalities, images, skip_unreadable).items():
@@ -101,7 +116,7 @@ def pretraining_lists(
     return {
         "training": [{"image": images[i], "volume": number[i]} for i in own.training],
         "validation": [{"image": images[i], "volume": number[i]} for i in own.validation],
-        "held_out": [{"image": image} for image in held_out],
+        "held_out": held_out_items,
     }
 
 

@@ -1,0 +1,135 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Crops straight from a store: random ones around the foreground to train on, one in its middle to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Randomizable
+from monai.utils import MAX_SEED, get_seed
+from torch.utils.data import Dataset
+
+from hybridmim_components.store.encoding import CHUNK, chunk_grid
+from hybridmim_components.store.selection import StoredVolumes
+from hybridmim_components.store.shards import ShardReader, open_shard
+
+__all__ = ["StoreDataset"]
+
+Place = list[int]
+
+
+class StoreDataset(Dataset, Randomizable):
+    """Reads the chunks of a volume that a crop touches, and no others.
+
+    A random crop is centred on a foreground voxel, each with the same probability, and moved into the volume, as
+    ``RandCropByPosNegLabeld`` of the bundles does on the whole image. The one crop to validate on is that of
+    ``CropForegroundd`` and ``CenterSpatialCropd``. Smaller volumes are padded with background.
+
+    Args:
+        data: volumes of a store.
+        roi_size: voxels of a crop.
+        crops_per_volume: random crops of each volume; None: the one in the middle of its foreground.
+        transform: applied to each crop.
+    """
+
+    def __init__(
+        self,
+        data: StoredVolumes,
+        roi_size: Sequence[int],
+        crops_per_volume: int | None = None,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self.data = data
+        self.roi_size = tuple(int(size) for size in roi_size)
+        self.crops_per_volume = crops_per_volume
+        self.transform = transform
+        self.set_random_state(seed=get_seed())
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StoreDataset:
+        """Seed the crops, and the transform too, if it is random."""
+        super().set_random_state(seed, state)
+        # drawn in any case, so that crops do not depend on what follows them
+        of_transform = int(self.R.randint(MAX_SEED, dtype="uint32"))
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed=of_transform)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | list[dict[str, Any]]:
+        """Crops of a volume.
+
+        Returns:
+            ``image`` (C, *roi_size), float32, what the network takes in, and ``volume``; a list of as many as
+            ``crops_per_volume``, or one.
+
+        Raises:
+            ValueError: when the volume is not as it was written.
+        """
+        item = self.data[index]
+        store, row = self.data.store, item["row"]
+        entry = store.rows[row]
+        with open_shard(store.place, entry["name"].decode(), entry["shape"], store.settings.background) as shard:
+            if self.crops_per_volume is None:
+                return self._item(shard, item, *_middle(entry["box"].tolist(), self.roi_size))
+            shape = entry["shape"].tolist()
+            starts = [self._draw(shard, shape, store.foreground(row)) for _ in range(self.crops_per_volume)]
+            size = [min(pair) for pair in zip(shape[1:], self.roi_size, strict=True)]
+            return [self._item(shard, item, start, size) for start in starts]
+
+    def _draw(self, shard: ShardReader, shape: Place, counts: np.ndarray) -> Place:
+        """First voxel of a crop around a foreground voxel: the chunk by its count, the voxel within it."""
+        background = self.data.store.settings.background
+        ends = np.cumsum(counts, dtype=np.int64)
+        drawn = self.R.randint(int(ends[-1]))
+        chunk = int(np.searchsorted(ends, drawn, side="right"))
+        cell = np.unravel_index(chunk, chunk_grid(shape)[1:])
+        corner = [int(c) * CHUNK for c in cell]
+        extent = [min(CHUNK, size - first) for size, first in zip(shape[1:], corner, strict=True)]
+        voxels = np.empty((shape[0], *extent), np.int16)
+        shard.read_box(corner, voxels)
+        hits = np.flatnonzero((voxels != background).any(axis=0))
+        within = np.unravel_index(hits[drawn - int(ends[chunk]) + int(counts[chunk])], extent)
+        centre = [first + int(at) for first, at in zip(corner, within, strict=True)]
+        limits = [max(0, size - roi) for size, roi in zip(shape[1:], self.roi_size, strict=True)]
+        return [min(max(c - roi // 2, 0), m) for c, roi, m in zip(centre, self.roi_size, limits, strict=True)]
+
+    def _item(self, shard: ShardReader, item: dict[str, Any], start: Place, size: Place) -> dict[str, Any]:
+        settings = self.data.store.settings
+        crop = np.empty((settings.channels, *size), np.int16)
+        shard.read_box(start, crop)
+        image = torch.from_numpy(crop).float().sub_(settings.background).mul_(settings.scale)
+        if tuple(size) != self.roi_size:
+            image = _padded(image, self.roi_size)
+        result = {"image": image, "volume": item["volume"]}
+        # not by its truth: the length of a Compose flattens it, which seeds it anew
+        return result if self.transform is None else self.transform(result)
+
+
+def _middle(box: Sequence[Place], roi_size: Sequence[int]) -> tuple[Place, Place]:
+    """First voxel and size of the crop in the middle of a box; no larger than the box."""
+    extents = [high - low for low, high in zip(*box, strict=True)]
+    starts = [max(0, extent // 2 - roi // 2) for extent, roi in zip(extents, roi_size, strict=True)]
+    size = [min(roi, extent - s) for roi, extent, s in zip(roi_size, extents, starts, strict=True)]
+    return [low + s for low, s in zip(box[0], starts, strict=True)], size
+
+
+def _padded(image: torch.Tensor, roi_size: Sequence[int]) -> torch.Tensor:
+    """Pad with zeros on both sides, as SpatialPadd does."""
+    lacks = [roi - size for roi, size in zip(roi_size, image.shape[1:], strict=True)]
+    widths = [width for lack in reversed(lacks) for width in (lack // 2, lack - lack // 2)]
+    return torch.nn.functional.pad(image, widths)

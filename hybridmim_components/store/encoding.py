@@ -1,0 +1,71 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One volume as a Zarr v3 array of one shard, which any Zarr library reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["CHUNK", "METADATA", "SHARD", "chunk_grid", "encode_volume", "with_attributes"]
+
+CHUNK = 32  # voxels a side: smaller ones cost more per chunk, larger ones hold more voxels that no crop wants
+METADATA = "zarr.json"
+SHARD = "c.0.0.0.0"
+
+
+def chunk_grid(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Number of chunks on each axis of a volume (C, H, W, D)."""
+    channels, *axes = (int(size) for size in shape)
+    height, width, depth = (-(-size // CHUNK) for size in axes)
+    return channels, height, width, depth
+
+
+def encode_volume(voxels: np.ndarray, background: int) -> tuple[dict[str, Any], bytes]:
+    """Compress a volume.
+
+    Args:
+        voxels: (C, H, W, D), int16, with a voxel that is not ``background``.
+        background: the value of which whole chunks are left out.
+
+    Returns:
+        Metadata of the array (the content of its ``zarr.json``), and its one shard.
+    """
+    import zarr  # optional: only this needs it
+    from zarr.codecs import BloscCodec, Crc32cCodec
+    from zarr.storage import MemoryStore
+
+    files: dict[str, Any] = {}
+    channels, *cells = chunk_grid(voxels.shape)
+    # from the start of the file the index is found without knowing how long the file is
+    shards: Any = {"shape": (channels, *(n * CHUNK for n in cells)), "index_location": "start"}
+    array = zarr.create_array(
+        MemoryStore(files),
+        shape=voxels.shape,
+        dtype="int16",
+        chunks=(1, CHUNK, CHUNK, CHUNK),
+        shards=shards,
+        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=2), Crc32cCodec()],
+        chunk_key_encoding={"name": "default", "separator": "."},
+        fill_value=background,
+        dimension_names=["channel", "x", "y", "z"],
+    )
+    array[:] = voxels
+    return json.loads(files[METADATA].to_bytes()), files[SHARD].to_bytes()
+
+
+def with_attributes(metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> bytes:
+    """Content of a ``zarr.json`` with attributes of ours."""
+    return json.dumps({**metadata, "attributes": dict(attributes)}).encode()

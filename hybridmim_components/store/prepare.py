@@ -1,0 +1,148 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The command ``prepare``: every volume below some folders into a store, in parallel; a repeat does what is left."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from hybridmim_components.data.unlabelled import find_volumes
+from hybridmim_components.data.volumes import Image, image_files
+from hybridmim_components.store.encoding import SHARD
+from hybridmim_components.store.index import read_settings, records, require_libraries, write_index, write_settings
+from hybridmim_components.store.places import StorePlace
+from hybridmim_components.store.preparation import prepare_volume, source_state, volume_name
+from hybridmim_components.store.settings import StoreSettings
+
+__all__ = ["prepare_store"]
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_store(
+    images: str | Path | Sequence[str | Path],
+    store: str | Path,
+    settings: StoreSettings,
+    num_workers: int = 2,
+    skip_unreadable: bool = False,
+    verify: bool = False,
+) -> int:
+    """Pre-process volumes into a store, and index all that the store then holds.
+
+    What the store has already is left as it is, unless the size or time of change of its source differs. A run that was
+    killed loses the volumes it was at; the next one goes on.
+
+    Args:
+        images: folders, see :func:`.find_volumes`.
+        store: folder or fsspec URL.
+        settings: of the pre-processing; those that the store was made with, if it is there.
+        num_workers: processes; 0: this one alone.
+        skip_unreadable: leave out unusable volumes and log them, instead of raising.
+        verify: compare each volume that is there with its checksum, and prepare it anew where it differs.
+
+    Returns:
+        Number of volumes in the store.
+
+    Raises:
+        FileNotFoundError: when a folder does not exist or holds no volume.
+        ValueError: when the store was made with other settings, a package is missing, a process died, or volumes are
+            unusable: then the others are done, but the store has no new index.
+    """
+    require_libraries("zarr", "numcodecs", "google_crc32c")
+    folders = [images] if isinstance(images, (str, Path)) else images
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"images must be existing folders, got {folder}")
+    place = StorePlace(store)
+    _settle(place, settings)
+    volumes = find_volumes(folders, settings.modalities, skip_unreadable)
+    todo = _left(place, volumes, verify)
+    if len(todo) < len(volumes):
+        logger.info("%d of %d volume(s) are in %s already", len(volumes) - len(todo), len(volumes), store)
+    prepare = partial(_prepare, place, settings)
+    errors = [error for error in tqdm(_run(prepare, todo, num_workers), "preparing", len(todo), unit="vol") if error]
+    if errors:
+        text = f"{len(errors)} of {len(volumes)} volume(s) cannot be used:\n  " + "\n  ".join(sorted(errors))
+        if not skip_unreadable:
+            raise ValueError(f"{text}\nrepair or remove them, or add --skip_unreadable; the others are done")
+        logger.warning("Skipped, since skip_unreadable is set: %s", text)
+    return write_index(place, settings)
+
+
+def _settle(place: StorePlace, settings: StoreSettings) -> None:
+    """Make the store, or see that it was made with the same settings."""
+    existing = read_settings(place)
+    if existing is None:
+        if place.names():
+            raise ValueError(f"store must be a prepared store or an empty folder, got {place.url}, which holds files")
+        write_settings(place, settings)
+        return
+    differences = settings.differences(existing.as_dict())
+    if differences:
+        raise ValueError(
+            f"the store {place.url} was prepared with other settings, now {'; '.join(differences)}: "
+            "set the same, or name another store"
+        )
+
+
+def _left(place: StorePlace, volumes: Sequence[Image], verify: bool) -> list[Image]:
+    known = {name: (record["state"], record["checksum"]) for name, record in records(place)}
+    left = []
+    for image in volumes:
+        name = volume_name(image)
+        state, checksum = known.get(name, (None, ""))
+        if state != source_state(image) or (verify and checksum != _checksum(place, name)):
+            left.append(image)
+    return left
+
+
+def _checksum(place: StorePlace, name: str) -> str:
+    return hashlib.sha256(place.read(f"{name}/{SHARD}") or b"").hexdigest()
+
+
+def _run(prepare: partial[str], images: Sequence[Image], num_workers: int) -> Iterator[str]:
+    """What is wrong with each volume, or nothing, in the order in which they are done."""
+    if num_workers < 1 or len(images) < 2:
+        yield from map(prepare, images)
+        return
+    # spawned: threads of torch and ITK do not survive a fork
+    with ProcessPoolExecutor(min(num_workers, len(images)), multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(prepare, image) for image in images]
+        try:
+            for job in as_completed(jobs):
+                yield job.result()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"one of {num_workers} processes died, most likely for lack of memory: repeat the command with fewer "
+                "num_workers; it goes on where it stopped"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _prepare(place: StorePlace, settings: StoreSettings, image: Image) -> str:
+    try:
+        prepare_volume(image, place, settings)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    except (MemoryError, RuntimeError) as error:  # torch reports a lack of memory as a RuntimeError
+        return f"cannot prepare {', '.join(image_files(image))}: {error}"
+    return ""

@@ -1,0 +1,114 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which volumes of a store a pre-training run sees, without a Python object for each of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hybridmim_components.data.splits import hold_out
+from hybridmim_components.data.volumes import Image, image_files
+from hybridmim_components.store.encoding import METADATA
+from hybridmim_components.store.index import ATTRIBUTE, PreparedStore
+from hybridmim_components.store.preparation import source_state, volume_name
+
+__all__ = ["StoredPool", "StoredVolumes"]
+
+
+class StoredVolumes(Sequence[dict[str, Any]]):
+    """Some volumes of a store, as items of a data set.
+
+    An item has ``image``, the files that the volume came from, ``volume``, a number that follows from its voxels, and
+    ``row``, its place in the index.
+
+    Args:
+        store: the store.
+        rows: places in the index.
+    """
+
+    def __init__(self, store: PreparedStore, rows: np.ndarray) -> None:
+        self.store = store
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return StoredVolumes(self.store, self.rows[index])
+        number = int(self.rows[index])
+        row = self.store.rows[number]
+        volume = int(row["fingerprints"][0][:12], 16)
+        return {"image": row["source"].decode().split("\n"), "volume": volume, "row": number}
+
+    def fingerprints(self) -> set[str]:
+        """Fingerprints of all channels of all of these volumes."""
+        return {digest.decode() for digest in self.store.rows["fingerprints"][self.rows].ravel().tolist()}
+
+
+@dataclass(frozen=True)
+class StoredPool:
+    """All volumes of a store that may be seen, and how they are split.
+
+    Attributes:
+        store: the store.
+        val_fraction: share of the volumes that validates pre-training.
+        split_seed: seed of the split.
+    """
+
+    store: PreparedStore
+    val_fraction: float
+    split_seed: int
+
+    def known_fingerprints(self, images: Iterable[Image]) -> dict[tuple[str, ...], list[str]]:
+        """Fingerprints of images that the store was prepared from, if their files have not changed since.
+
+        They are given by the files of the image. Those of other images are not among them: these must be read.
+        """
+        names = {volume_name(image).encode(): image_files(image) for image in images}
+        rows = np.flatnonzero(np.isin(self.store.rows["name"], list(names)))
+        known = {}
+        for row in self.store.rows[rows]:
+            files = names[row["name"]]
+            record = json.loads(self.store.place.read(f"{row['name'].decode()}/{METADATA}") or b"{}")
+            if record and record["attributes"][ATTRIBUTE]["state"] == source_state(files):
+                known[files] = [digest.decode() for digest in row["fingerprints"].tolist()]
+        return known
+
+    def split(self, without: Collection[str]) -> tuple[StoredVolumes, StoredVolumes, int]:
+        """Split the volumes, each image once.
+
+        Args:
+            without: fingerprints; a volume that bears one of them, be it in one channel, is left out.
+
+        Returns:
+            Volumes to train on, volumes to validate on, and the number of those left out for ``without``.
+
+        Raises:
+            ValueError: when ``val_fraction`` is out of range, or fewer than 2 volumes are left.
+        """
+        digests = np.asarray(self.store.rows["fingerprints"])
+        barred = np.isin(digests, [digest.encode() for digest in without]).any(axis=1)
+        # of copies the first one stays, as of images that share one modality
+        _, first, inverse = np.unique(digests.ravel(), return_index=True, return_inverse=True)
+        first_row = first[inverse.reshape(digests.shape)] // digests.shape[1]
+        copies = (first_row < np.arange(len(digests))[:, None]).any(axis=1)
+        rows = np.flatnonzero(~barred & ~copies)
+        row_of = {digests[row, 0].decode(): row for row in rows}
+        own = hold_out(list(row_of), self.val_fraction, self.split_seed)
+        training, validation = (np.array([row_of[i] for i in ids], np.int64) for ids in own)
+        return StoredVolumes(self.store, training), StoredVolumes(self.store, validation), int(barred.sum())

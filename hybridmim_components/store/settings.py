@@ -1,0 +1,115 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How the volumes of a store were pre-processed, and how its whole numbers become the input of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hybridmim_components.data.volumes import VolumeRules
+
+__all__ = ["StoreSettings"]
+
+HU_LIMIT = 32767
+STEPS_PER_DEVIATION = 512  # of z-scored MRI: rounding errs by 0.001 standard deviations at most
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Pre-processing of a store: CT has ``intensity_range``, MRI has ``modalities``.
+
+    Stored voxels are int16. CT: HU, clipped to the range and rounded, so that the input of a network errs by
+    ``0.5 / (high - low)`` at most. MRI: z-scores of each modality inside the brain, in steps of 1/512, so that they err
+    by 0.001 at most.
+
+    Attributes:
+        spacing: of the voxels, mm.
+        intensity_range: HU that become 0 and 1; whole numbers.
+        modalities: MRI sequences, which are the channels.
+
+    Raises:
+        ValueError: when a setting is out of range, or not exactly one of the last two is given.
+    """
+
+    spacing: Sequence[float]
+    intensity_range: Sequence[float] | None = None
+    modalities: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spacing", tuple(float(mm) for mm in self.spacing))
+        if len(self.spacing) != 3 or min(self.spacing) <= 0:
+            raise ValueError(f"spacing must be 3 positive numbers of mm, got {list(self.spacing)}")
+        if (self.intensity_range is None) == (self.modalities is None):
+            raise ValueError("a store needs either intensity_range (CT) or modalities (MRI), got both or none")
+        if self.modalities is not None:
+            object.__setattr__(self, "modalities", tuple(str(name) for name in self.modalities))
+        if self.intensity_range is not None:
+            object.__setattr__(self, "intensity_range", _whole_range(self.intensity_range))
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return len(self.modalities or "1")
+
+    @property
+    def rules(self) -> VolumeRules:
+        """What a volume must be."""
+        return VolumeRules(channels=self.channels, zero_background=self.modalities is not None)
+
+    @property
+    def background(self) -> int:
+        """Stored number of what is no foreground; it becomes 0."""
+        return int(self.intensity_range[0]) if self.intensity_range else 0
+
+    @property
+    def scale(self) -> float:
+        """What a step of the stored numbers is in the network's input."""
+        if self.intensity_range:
+            return 1.0 / (self.intensity_range[1] - self.intensity_range[0])
+        return 1.0 / STEPS_PER_DEVIATION
+
+    def stored(self, voxels: np.ndarray) -> np.ndarray:
+        """Numbers to store.
+
+        Args:
+            voxels: (C, H, W, D), HU or z-scores.
+
+        Returns:
+            The same shape, int16.
+        """
+        if self.intensity_range:
+            low, high = self.intensity_range
+            return np.rint(np.clip(voxels, low, high)).astype(np.int16)
+        return np.clip(np.rint(voxels * STEPS_PER_DEVIATION), -HU_LIMIT, HU_LIMIT).astype(np.int16)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings that are given, as JSON holds them."""
+        own = {"spacing": self.spacing, "intensity_range": self.intensity_range, "modalities": self.modalities}
+        return {name: list(value) for name, value in own.items() if value is not None}
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """A text per setting that differs from those of ``other``, each with its name and both values."""
+        own = self.as_dict()
+        different = [name for name in sorted(own.keys() | other.keys()) if own.get(name) != other.get(name)]
+        return [f"{name} {own.get(name)} instead of {other.get(name)}" for name in different]
+
+
+def _whole_range(values: Sequence[float]) -> tuple[int, int]:
+    numbers = [float(value) for value in values]
+    whole = all(number.is_integer() and abs(number) <= HU_LIMIT for number in numbers)
+    if len(numbers) != 2 or not whole or numbers[0] >= numbers[1]:
+        raise ValueError(f"intensity_range must be two whole numbers of HU for a store, low first, got {list(values)}")
+    return int(numbers[0]), int(numbers[1])

@@ -1,0 +1,47 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Pre-training from a prepared store, as the bundles' configs run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from hybridmim_components.store import StoreSettings, prepare_store
+from hybridmim_components.weights import read_weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["spleen", "brats"])
+def test_a_bundle_pretrains_from_a_store(
+    kind: str, request: pytest.FixtureRequest, phantoms: Callable, tmp_path: Path
+) -> None:
+    bundle = request.getfixturevalue(kind)
+    data = phantoms(bundle.dataset)
+    small = {**bundle.small("pretrain"), "epochs": 1, "cache": "store", "store": str(tmp_path / "store")}
+    config = bundle.config("pretrain")
+    own = {name: config[name] for name in ("intensity_range", "modalities") if name in config}
+    images = data.dataset_dir / "imagesTr" if kind == "spleen" else data.dataset_dir
+    folders = [images, data.unlabelled_dir]
+    prepare_store(folders, tmp_path / "store", StoreSettings(small["spacing"], **own), num_workers=0)
+    places = {"bundle_root": bundle.path, "dataset_dir": data.dataset_dir, "output_dir": tmp_path, "ckpt_dir": tmp_path}
+    overrides = small | {name: str(path) for name, path in places.items()}
+    workflow = ConfigWorkflow(bundle.config_files("pretrain"), workflow_type="train", logging_file=False, **overrides)
+    workflow.initialize()
+    workflow.run()
+    # 6 cases less those held out, and 2 unlabelled volumes
+    held_out = len(workflow.parser.get_parsed_content("lists")["held_out"])
+    volumes = read_weights(tmp_path / "pretrained" / "model.pt")[1]["volumes"]
+    assert held_out and len(volumes) == (8 - held_out) * (4 if kind == "brats" else 1)

@@ -1,0 +1,326 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Writing a store: what is in it, what a repeat does, what a kill leaves, and how mistakes end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import zarr
+
+from hybridmim_components import files
+from hybridmim_components.data import fingerprint, read_volume
+from hybridmim_components.store import PreparedStore, StoreSettings, open_store, prepare_store
+from hybridmim_components.store.shards import open_shard
+
+
+@pytest.fixture
+def settings(ct_store: PreparedStore) -> StoreSettings:
+    return ct_store.settings
+
+
+@pytest.fixture
+def images(ct_images: Path, tmp_path: Path) -> Path:
+    """Three images of one's own."""
+    (tmp_path / "images").mkdir()
+    for seed in range(3):
+        shutil.copy2(ct_images / f"scan_{seed}.nii.gz", tmp_path / "images")
+    return tmp_path / "images"
+
+
+def times(store: Path) -> dict[str, int]:
+    return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("*/*")}
+
+
+def require_whole(store: Path) -> int:
+    """Every volume that has a zarr.json is whole; their number."""
+    volumes = [path.parent for path in store.glob("*/zarr.json")]
+    for volume in volumes:
+        array = zarr.open_array(volume, mode="r")
+        record = dict(array.attrs)["hybridmim"]
+        assert hashlib.sha256((volume / "c.0.0.0.0").read_bytes()).hexdigest() == record["checksum"]
+        array[:]
+    return len(volumes)
+
+
+def test_the_index_tells_what_each_volume_is(ct_store: PreparedStore) -> None:
+    rows = ct_store.rows
+    assert len(rows) == 5
+    for number, row in enumerate(rows):
+        source = row["source"].decode()
+        image = read_volume(source)
+        assert row["fingerprints"][0].decode() == fingerprint(image)
+        assert np.allclose(row["source_spacing"], image.pixdim)
+        voxels = np.asarray(image)
+        assert np.allclose(row["intensity"][0], [voxels.min(), voxels.max(), voxels.mean(), voxels.std()], rtol=1e-5)
+        stored = zarr.open_group(ct_store.place.url, mode="r")[row["name"].decode()]
+        assert stored.shape == tuple(row["shape"])
+        whole = stored[:]
+        foreground = np.argwhere(whole[0] > -57)
+        assert np.array_equal(row["box"], [foreground.min(0), foreground.max(0) + 1])
+        assert ct_store.foreground(number).sum() == len(foreground)
+        assert whole.min() >= -57 and whole.max() <= 164
+        shard = Path(ct_store.place.url) / row["name"].decode() / "c.0.0.0.0"
+        assert (row["bytes"], row["checksum"].decode()) == (
+            shard.stat().st_size,
+            hashlib.sha256(shard.read_bytes()).hexdigest(),
+        )
+
+
+def test_any_box_is_what_zarr_itself_reads(ct_store: PreparedStore, mri_store: PreparedStore) -> None:
+    generator = np.random.default_rng(0)
+    for store in (ct_store, mri_store):
+        row = store.rows[0]
+        whole = zarr.open_group(store.place.url, mode="r")[row["name"].decode()][:]
+        with open_shard(store.place, row["name"].decode(), row["shape"], store.settings.background) as shard:
+            for _ in range(20):
+                low = [int(generator.integers(0, n)) for n in whole.shape[1:]]
+                high = [int(generator.integers(a, n)) + 1 for a, n in zip(low, whole.shape[1:], strict=True)]
+                out = np.empty((len(whole), *(b - a for a, b in zip(low, high, strict=True))), np.int16)
+                shard.read_box(low, out)
+                box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+                assert np.array_equal(out, whole[(slice(None), *box)])
+
+
+def test_a_store_takes_fewer_bytes_than_the_same_voxels_as_nifti(ct_store: PreparedStore, tmp_path: Path) -> None:
+    stored = compressed = 0
+    for row in ct_store.rows:
+        voxels = zarr.open_group(ct_store.place.url, mode="r")[row["name"].decode()][0]
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "same.nii.gz")
+        compressed += (tmp_path / "same.nii.gz").stat().st_size
+        stored += int(row["bytes"])
+    assert stored < compressed
+
+
+def test_a_repeat_does_what_is_new_or_changed_and_nothing_else(
+    images: Path, ct_images: Path, tmp_path: Path, settings: StoreSettings
+) -> None:
+    store = tmp_path / "store"
+    assert prepare_store(images, store, settings, num_workers=0) == 3
+    before = times(store)
+    shutil.copy2(ct_images / "scan_3.nii.gz", images)
+    changed = images / "scan_1.nii.gz"
+    shutil.copyfile(ct_images / "scan_4.nii.gz", changed)
+    assert prepare_store(images, store, settings, num_workers=0) == 4
+    after = times(store)
+    assert {Path(name).parent.name for name in after if before.get(name) != after[name]} == {
+        hashlib.sha256(str(path).encode()).hexdigest()[:16] for path in (changed, images / "scan_3.nii.gz")
+    }
+    found = {row["fingerprints"][0].decode() for row in open_store(store, **settings.as_dict()).rows}
+    assert found == {fingerprint(read_volume(path)) for path in images.iterdir()}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing cleans up behind it."""
+
+
+@pytest.mark.parametrize("at", range(7))
+def test_a_kill_at_any_write_leaves_no_half_volume_and_loses_only_what_was_under_way(
+    images: Path, tmp_path: Path, settings: StoreSettings, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    store = tmp_path / "store"
+    prepare_store(images, store, settings, num_workers=0)
+    for path in images.iterdir():  # all are to be done anew, over what is there
+        os.utime(path)
+    left = at
+
+    def replace(source: str, target: str) -> None:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        os.rename(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(files.os, "replace", replace)
+        prepare_store(images, store, settings, num_workers=0)
+    # two writes a volume; the one under way is out, those after it are whole as they were
+    assert require_whole(store) == (3 if at == 6 else 2)
+    before = times(store)
+    assert prepare_store(images, store, settings, num_workers=0) == 3 == require_whole(store)
+    after = times(store)
+    again = {Path(name).parent.name for name in after if before.get(name) != after[name]}
+    assert len(again) == 3 - at // 2
+
+
+KILLED = """
+import os, signal, sys
+from hybridmim_components import files
+from hybridmim_components.__main__ import main
+rename, count = os.replace, 0
+def replace(source, target):
+    global count
+    count += 1
+    if count == 5:  # the store, two files of the first volume, one of the second
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+files.os.replace = replace
+main()
+"""
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_after_kill_9(images: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    arguments = ["prepare", "--images", str(images), "--store", str(store), "--intensity_range", "[-57,164]"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments, "--num_workers", "0"], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert require_whole(store) == 1 and not (store / "index.npy").exists()
+    before = times(store)
+    command = [sys.executable, "-m", "hybridmim_components", *arguments, "--num_workers", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"3 volume(s) in {store}" in done.stdout and "1 of 3 volume(s) are in" in done.stderr
+    assert "preparing: 100%" in done.stderr
+    whole = {name for name in before if f"{Path(name).parent.name}/zarr.json" in before}
+    assert all(times(store)[name] == before[name] for name in whole)
+    assert require_whole(store) == 3
+
+
+def test_damage_is_named_when_read_and_repaired_by_verify(
+    images: Path, tmp_path: Path, settings: StoreSettings
+) -> None:
+    store = tmp_path / "store"
+    prepare_store(images, store, settings, num_workers=0)
+    opened = open_store(store, **settings.as_dict())
+    row = opened.rows[1]
+    shard = store / row["name"].decode() / "c.0.0.0.0"
+    content = bytearray(shard.read_bytes())
+    for at in (20, len(content) - 40):  # in the index of the shard, and in a chunk
+        damaged = content.copy()
+        damaged[at] ^= 4
+        shard.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"cannot read the volume {row['name'].decode()} .*not as it was written"):
+            with open_shard(opened.place, row["name"].decode(), row["shape"], -57) as reader:
+                reader.read_box([0, 0, 0], np.empty(row["shape"], np.int16))
+    assert prepare_store(images, store, settings, num_workers=0, verify=True) == 3
+    assert shard.read_bytes() == content
+    shard.unlink()
+    with pytest.raises(ValueError, match="cannot read the volume"), open_shard(opened.place, shard.parent.name, [1], 0):
+        pass
+
+
+def test_unreadable_volumes_are_all_named_or_skipped(images: Path, tmp_path: Path, settings: StoreSettings) -> None:
+    store = tmp_path / "store"
+    (images / "text.nii.gz").write_text("no image")
+    os.truncate(images / "scan_0.nii.gz", 300)
+    air = nib.Nifti1Image(np.where(np.indices((20, 20, 20)).sum(0) > 40, -500, -1000).astype(np.int16), np.eye(4))
+    nib.save(air, images / "air.nii.gz")
+    with pytest.raises(ValueError, match=r"3 of 5 volume\(s\) cannot be used") as error:
+        prepare_store(images, store, settings, num_workers=0)
+    for name in ("text", "scan_0"):
+        assert f"cannot read the image {images / name}.nii.gz" in str(error.value)
+    assert f"above the lower end of intensity_range, got none in {images / 'air.nii.gz'}" in str(error.value)
+    with pytest.raises(ValueError, match="has no index: repeat the command that prepared it"):
+        open_store(store, **settings.as_dict())
+    assert prepare_store(images, store, settings, num_workers=0, skip_unreadable=True) == 2
+
+
+@pytest.mark.slow
+def test_processes_write_what_one_writes(images: Path, tmp_path: Path, settings: StoreSettings) -> None:
+    (images / "text.nii.gz").write_text("no image")
+    for name, workers in (("one", 0), ("two", 2)):
+        assert prepare_store(images, tmp_path / name, settings, workers, skip_unreadable=True) == 3
+    one, two = (
+        {p.relative_to(r): p.read_bytes() for p in r.rglob("*") if p.is_file()}
+        for r in (tmp_path / "one", tmp_path / "two")
+    )
+    assert one == two
+
+
+def test_an_object_store_holds_the_same(images: Path, tmp_path: Path, settings: StoreSettings) -> None:
+    local = tmp_path / "store"
+    prepare_store(images, local, settings, num_workers=0)
+    url = f"memory://{tmp_path.name}"
+    assert prepare_store(images, url, settings, num_workers=0) == 3
+    assert prepare_store(images, url, settings, num_workers=0) == 3
+    one, other = open_store(local, **settings.as_dict()), open_store(url, **settings.as_dict())
+    assert np.array_equal(one.rows, other.rows)
+    for row in one.rows:
+        crops = []
+        for store in (one, other):
+            crops.append(np.empty((1, 40, 40, 10), np.int16))
+            with open_shard(store.place, row["name"].decode(), row["shape"], -57) as shard:
+                shard.read_box([9, 8, 7], crops[-1])
+        assert np.array_equal(*crops)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"spacing": (1.5, 1.5, 1.5)},
+            r"with other settings, now spacing \[1.5, 1.5, 1.5\] instead of \[1.5, 1.5, 2.0\]",
+        ),
+        ({"intensity_range": (-175, 250)}, r"now intensity_range \[-175, 250\] instead of \[-57, 164\]"),
+    ],
+)
+def test_a_store_is_not_mixed(ct_images: Path, ct_store: PreparedStore, change: dict[str, Any], message: str) -> None:
+    other = StoreSettings(**{**ct_store.settings.as_dict(), **change})
+    with pytest.raises(ValueError, match=message):
+        prepare_store(ct_images, ct_store.place.url, other, num_workers=0)
+    with pytest.raises(ValueError, match=message.replace("now", "the run has")):
+        open_store(ct_store.place.url, **other.as_dict())
+
+
+MISTAKES: dict[str, tuple[Callable[..., Any], str]] = {
+    "no folder": (
+        lambda tmp, own: prepare_store("/nowhere", tmp, own),
+        "images must be existing folders, got /nowhere",
+    ),
+    "files": (
+        lambda tmp, own: prepare_store(tmp, tmp, own),
+        "must be a prepared store or an empty folder, got .*files",
+    ),
+    "no store": (lambda tmp, own: open_store(tmp, **own.as_dict()), "store must be what .* prepare. wrote, got"),
+    "none": (lambda tmp, own: open_store(None, **own.as_dict()), "cache 'store' needs store, .*got none"),
+    "scheme": (
+        lambda tmp, own: open_store("nofs://x", **own.as_dict()),
+        "an fsspec URL, got nofs://x: Protocol not kn",
+    ),
+    "fractions": (lambda tmp, own: StoreSettings((1, 1, 1), (0.5, 2)), "intensity_range must be two whole numbers"),
+    "order": (lambda tmp, own: StoreSettings((1, 1, 1), (3, 2)), r"low first, got \[3, 2\]"),
+    "spacing": (lambda tmp, own: StoreSettings((1, 0, 1), (0, 2)), "spacing must be 3 positive numbers"),
+    "both": (lambda tmp, own: StoreSettings((1, 1, 1), (0, 2), ["t1"]), "either intensity_range .* or modalities"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named(mistake: str, tmp_path: Path, settings: StoreSettings) -> None:
+    call, message = MISTAKES[mistake]
+    (tmp_path / "file.txt").touch()
+    with pytest.raises((ValueError, OSError), match=message):
+        call(tmp_path, settings)
+
+
+def test_a_missing_package_is_named(
+    ct_images: Path, ct_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(
+        ValueError, match="needs zarr, which is not installed: pip install 'hybridmim-components.store.'"
+    ):
+        prepare_store(ct_images, tmp_path, ct_store.settings, num_workers=0)
+    monkeypatch.setitem(sys.modules, "numcodecs", None)
+    with pytest.raises(ValueError, match="needs numcodecs, which is not installed"):
+        open_store(ct_store.place.url, **ct_store.settings.as_dict())
