@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 
 import fire
 
 from hybridmim_components.data.case_table import case_rows, format_row
 from hybridmim_components.data.download import download_msd
+from hybridmim_components.data.volumes import quieten_readers
 from hybridmim_components.deployment import export
 from hybridmim_components.overview import draw_overview, summary
 from hybridmim_components.phantoms import write_phantoms
@@ -97,7 +97,7 @@ def prepare(
 ) -> str:
     """Pre-process volumes once, for pre-training with `--cache store --store STORE`; a repeat does what is left.
 
-    The last three settings are those of the run that will read the store: see the top of its pretrain.json.
+    Give spacing, intensity_range and modalities of the run that will read the store: the top of its pretrain.json.
 
     Args:
         images: folder, or list of folders such as "['/scans/a','/scans/b']", that hold the volumes.
@@ -141,9 +141,7 @@ def overview(
 def main() -> None:
     """Run one command; an error that names its cause ends with that line alone."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # MONAI tells for each file that it reads which optional decoders are not installed
-    logging.getLogger("monai.data").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
+    quieten_readers()
     try:
         commands = {
             "check": check,

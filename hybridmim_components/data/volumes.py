@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -30,7 +32,7 @@ from monai.transforms import LoadImage, Orientation
 from hybridmim_components.data.headers import MAX_GIB, check_header
 from hybridmim_components.errors import reason_of
 
-__all__ = ["Image", "VolumeRules", "check_label", "fingerprint", "image_files", "read_volume"]
+__all__ = ["Image", "VolumeRules", "check_label", "fingerprint", "image_files", "quieten_readers", "read_volume"]
 
 Image = str | Path | Sequence[str]
 """A file, the folder of a DICOM series, or one file per modality."""
@@ -55,6 +57,12 @@ class VolumeRules:
     zero_background: bool = False
     label_values: Sequence[int] | None = None
     max_gib: float = MAX_GIB
+
+
+def quieten_readers() -> None:
+    """Keep MONAI from telling, for each file that it reads, which optional decoders are not installed."""
+    logging.getLogger("monai.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
 
 
 def image_files(image: Image) -> tuple[str, ...]:

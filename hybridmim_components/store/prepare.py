@@ -25,7 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from hybridmim_components.data.unlabelled import find_volumes
-from hybridmim_components.data.volumes import Image, image_files
+from hybridmim_components.data.volumes import Image, image_files, quieten_readers
 from hybridmim_components.store.encoding import SHARD
 from hybridmim_components.store.index import read_settings, records, require_libraries, write_index, write_settings
 from hybridmim_components.store.places import StorePlace
@@ -124,7 +124,8 @@ def _run(prepare: partial[str], images: Sequence[Image], num_workers: int) -> It
         yield from map(prepare, images)
         return
     # spawned: threads of torch and ITK do not survive a fork
-    with ProcessPoolExecutor(min(num_workers, len(images)), multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(num_workers, len(images)), context, initializer=quieten_readers) as pool:
         jobs = [pool.submit(prepare, image) for image in images]
         try:
             for job in as_completed(jobs):
