@@ -41,7 +41,7 @@ class SeededLoader(DataLoader):
     of the items. Each item gets ``case``, the files of its image, so that an error can name them.
 
     Args:
-        dataset: a ``monai.data.Dataset`` of items with ``image``; its transform is seeded for each item.
+        dataset: a data set of items with ``image``; it, or its transform, is seeded for each item.
         batch_size: items per batch and process.
         seed: seed of the run.
         shuffle: a new order in each epoch; in a multi-process run the items are padded to equal shares. Else the order
@@ -129,8 +129,8 @@ class _SeededItems(Dataset):
         raise VolumeError("none of the volumes can be used any more")
 
     def _item(self, index: int) -> Any:
-        transform = getattr(self.dataset, "transform", None)
-        random = transform if isinstance(transform, Randomizable) else self.dataset
+        # a data set that draws by itself, such as that of a store, seeds its transform too
+        random = self.dataset if isinstance(self.dataset, Randomizable) else getattr(self.dataset, "transform", None)
         if isinstance(random, Randomizable):
             random.set_random_state(seed=seed_of(self.seed, self.epoch, index))
         name = self._name(index)
