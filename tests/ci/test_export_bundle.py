@@ -13,86 +13,47 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
-from monai.bundle import ConfigParser
+from export_bundle import export_bundle
+from small_bundles import NAMES, small_bundle
 
 from hybridmim_components.phantoms import write_msd_spleen
-from hybridmim_components.weights import save_weights
 
 ROOT = Path(__file__).parents[2]
-NAMES = [f"{d}_{b}" for d in ("brats2020", "btcv", "msd_liver", "msd_spleen") for b in ("unet", "swinunetr")]
-SMALL: dict[str, dict[str, Any]] = {
-    "unet": {"spatial_dims": 3, "features": [4, 4, 4, 8, 8, 4], "dropout": 0.1, "_target_": "BasicUNet"},
-    "swinunetr": {"feature_size": 12, "depths": [1, 1, 1, 1], "drop_rate": 0.1, "_target_": "SwinUNETR"},
-}
-NOT_INSTALLED = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "hybridmim_components":
-            raise ModuleNotFoundError("not installed in this test", name=name)
-sys.meta_path.insert(0, Refuse())
-"""
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "ci" / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
-def isolated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+def isolated() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run Python from the root folder, without the package."""
-    folder = tmp_path_factory.mktemp("not_installed")
-    (folder / "sitecustomize.py").write_text(NOT_INSTALLED)
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "ci" / "without_package")}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd="/")
 
-    assert "not installed in this test" in run("-c", "import hybridmim_components").stderr
+    assert "hybridmim_components is not installed here" in run("-c", "import hybridmim_components").stderr
     return run
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
     """A bundle with a small network, and weights for it."""
-    renderer, root = load("render_bundles"), tmp_path_factory.mktemp("small")
-
-    def make(name: str) -> tuple[Path, Path]:
-        dataset, _, backbone = name.rpartition("_")
-        bundle = root / f"hybridmim_{name}_segmentation"
-        if not bundle.exists():
-            network = {"in_channels": "{{in_channels}}", "out_channels": "{{out_channels}}", **SMALL[backbone]}
-            files = renderer.render_bundle(ROOT / "ci" / "bundles", dataset, backbone, {"network_def": network})
-            for place, text in files.items():
-                (bundle / place).parent.mkdir(parents=True, exist_ok=True)
-                (bundle / place).write_text(text)
-            parser = ConfigParser(json.loads((bundle / "configs" / "inference.json").read_text()))
-            save_weights(root / name / "model.pt", parser.get_parsed_content("network_def"), {"seed": 0}, bare=True)
-        return bundle, root / name / "model.pt"
-
-    return make
+    root = tmp_path_factory.mktemp("small")
+    return lru_cache(None)(lambda name: small_bundle(root, name))
 
 
 @pytest.fixture(scope="module")
 def exported(source: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    exporter, output = load("export_bundle"), tmp_path_factory.mktemp("exported")
-    return lambda name: exporter.export_bundle(*source(name), output, "phantoms")
+    output = tmp_path_factory.mktemp("exported")
+    return lambda name: export_bundle(*source(name), output, "phantoms")
 
 
 @pytest.mark.slow
@@ -126,10 +87,9 @@ def test_the_zoos_checks_can_fail(exported: Callable, isolated: Callable, tmp_pa
 
 
 def test_the_same_input_gives_the_same_bytes(source: Callable, tmp_path: Path) -> None:
-    exporter = load("export_bundle")
     zips = []
     for place in ("one", "two"):
-        exporter.export_bundle(*source("btcv_unet"), tmp_path / place, "BTCV")
+        export_bundle(*source("btcv_unet"), tmp_path / place, "BTCV")
         (archive,) = (tmp_path / place).glob("*.zip")
         assert archive.name == "hybridmim_btcv_unet_segmentation_v0.1.0.zip"
         zips.append(archive.read_bytes())
@@ -146,12 +106,11 @@ def test_scripts_are_the_same_in_every_bundle(exported: Callable) -> None:
 
 
 def test_metadata_readme_and_licence_say_what_the_weights_are(source: Callable, tmp_path: Path) -> None:
-    exporter = load("export_bundle")
     for trained_on, statement in [
         ("phantoms", "The weights were trained on synthetic phantoms: to try the bundle, not for patients."),
         ("MSD Spleen, fold 0", "The weights were trained on MSD Spleen, fold 0."),
     ]:
-        folder = exporter.export_bundle(*source("msd_spleen_unet"), tmp_path, trained_on)
+        folder = export_bundle(*source("msd_spleen_unet"), tmp_path, trained_on)
         metadata = json.loads((folder / "configs" / "metadata.json").read_text())
         assert statement in metadata["description"] and metadata["eval_metrics"] == {}
         assert ("phantom" in folder.name, "phantoms" in metadata["name"]) == (trained_on == "phantoms",) * 2
@@ -165,24 +124,23 @@ def test_weights_may_stay_at_a_url(source: Callable, tmp_path: Path) -> None:
     import hashlib
 
     bundle, weights = source("btcv_unet")
-    folder = load("export_bundle").export_bundle(bundle, weights, tmp_path, "BTCV", url="https://example.org/model.pt")
+    folder = export_bundle(bundle, weights, tmp_path, "BTCV", url="https://example.org/model.pt")
     text = (folder / "large_files.yml").read_text()
     assert not (folder / "models" / "model.pt").exists() and "https://example.org/model.pt" in text
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in text
 
 
 def test_what_cannot_be_exported_is_named(source: Callable, tmp_path: Path) -> None:
-    exporter = load("export_bundle")
     bundle, weights = source("msd_spleen_unet")
     with pytest.raises(FileNotFoundError, match="no weights at .*nowhere.pt: run configs/train.json"):
-        exporter.export_bundle(bundle, tmp_path / "nowhere.pt", tmp_path, "MSD")
+        export_bundle(bundle, tmp_path / "nowhere.pt", tmp_path, "MSD")
     with pytest.raises(ValueError, match="state dict of .*msd_spleen_unet_segmentation's network, .* differs in"):
-        exporter.export_bundle(bundle, source("btcv_unet")[1], tmp_path, "MSD")
+        export_bundle(bundle, source("btcv_unet")[1], tmp_path, "MSD")
     with pytest.raises(FileNotFoundError, match="bundle must be a folder with configs/metadata.json"):
-        exporter.export_bundle(tmp_path, weights, tmp_path / "out", "MSD")
+        export_bundle(tmp_path, weights, tmp_path / "out", "MSD")
     # the output must not take the place of the bundle itself
     with pytest.raises(ValueError, match="--output must be a folder away from the bundle"):
-        exporter.export_bundle(bundle, weights, bundle.parent, "MSD")
+        export_bundle(bundle, weights, bundle.parent, "MSD")
     assert (bundle / "configs" / "train.json").is_file()
 
 
@@ -232,9 +190,8 @@ for i in range(2): print("version", json.load(open(f"{out}/{i}/model.json"))["co
 def test_two_versions_in_one_process_keep_to_their_own_code(
     source: Callable, isolated: Callable, tmp_path: Path
 ) -> None:
-    exporter = load("export_bundle")
     bundle, weights = source("msd_spleen_unet")
-    folders = [exporter.export_bundle(bundle, weights, tmp_path / place, "MSD") for place in ("old", "new")]
+    folders = [export_bundle(bundle, weights, tmp_path / place, "MSD") for place in ("old", "new")]
     init = folders[1] / "scripts" / "__init__.py"
     version = init.read_text()
     init.write_text(version.replace('"0.1.0"', '"0.2.0"'))

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -33,40 +32,21 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
-
-from hybridmim_components.phantoms import write_phantoms
+from monai_label.label_server import START
+from monai_label.studies import check_mask, labels_of, write_studies
+from small_bundles import small_bundle, small_phantoms
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[2]
-START = ROOT / "ci" / "monai_label" / "start.sh"
 PICTURE = "HYBRIDMIM_LABEL_PICTURE"
 SPLEEN, BRAIN = (f"hybridmim_{name}_unet_segmentation" for name in ("msd_spleen", "brats2020"))
-SMALL: dict[str, Any] = {"roi_size": [48, 48, 48]}
-SMALL_TRAINING = {"batch_size": 2, "crops_per_volume": 1, "num_workers": 0, "learning_rate": 0.01, "warmup_steps": 0}
-SPACINGS = {SPLEEN: [6.0, 6.0, 6.0], BRAIN: [5.0, 5.0, 5.0]}
-CHANNELS = {SPLEEN: 1, BRAIN: 4}
-MODALITIES = ("flair", "t1", "t1ce", "t2")
+SHORT = {SPLEEN: "msd_spleen_unet", BRAIN: "brats2020_unet"}
 
 
-def small_bundle(folder: Path, name: str) -> Path:
-    """A copy of a bundle with a small network, and weights of it that give more than one label."""
-    bundle = folder / name
-    for part in ("configs", "docs"):
-        shutil.copytree(ROOT / "bundles" / name / part, bundle / part)
-    for step in ("inference", "train"):
-        path = bundle / "configs" / f"{step}.json"
-        config = json.loads(path.read_text())
-        config["network_def"]["features"] = [4, 4, 4, 8, 8, 4]
-        config |= SMALL | {"spacing": SPACINGS[name]} | (SMALL_TRAINING if step == "train" else {})
-        path.write_text(json.dumps(config, indent=4))
-    torch.manual_seed(0)
-    network = network_of(bundle).eval()
-    with torch.no_grad():
-        # logits around 0 for all channels, so that no label is everywhere or nowhere
-        image = torch.linspace(0, 1, 48).expand(1, CHANNELS[name], 48, 48, 48)
-        network.final_conv.bias -= network(image).flatten(2).median(dim=2).values[0]
-    (bundle / "models").mkdir()
-    torch.save(network.state_dict(), bundle / "models" / "model.pt")
+def trained_bundle(folder: Path, name: str) -> Path:
+    """A small copy of a bundle, with its weights."""
+    bundle, weights = small_bundle(folder, name)
+    shutil.copytree(weights.parent, bundle / "models")
     return bundle
 
 
@@ -76,52 +56,12 @@ def network_of(bundle: Path) -> BasicUNet:
     return parser.get_parsed_content("network_def")
 
 
-def write_studies(folder: Path, root: Path) -> dict[str, tuple[dict[str, Path], str]]:
+def write_all_studies(folder: Path, root: Path) -> dict[str, tuple[dict[str, Path], str]]:
     """Images of both kinds in one folder; returns the labels of each case and the case without, by bundle."""
-    folder.mkdir()
-    grid: dict[str, Any] = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
-    data = write_phantoms("msd_spleen", root / "ct", num_training=6, num_test=1, num_unlabelled=1, **grid)
-    images = sorted([*data.dataset_dir.glob("imagesTr/*.nii.gz"), *data.image_dir.glob("*.nii.gz")])
-    for image in images:
-        shutil.copy(image, folder / image.name)
-    ct = {path.name: path for path in sorted(data.dataset_dir.glob("labelsTr/*.nii.gz"))}
-    ct_alone = next(image.name for image in images if image.name not in ct)
-    grid = {"size": (36, 44, 36), "spacing": (4.4, 4.0, 4.2)}
-    data = write_phantoms("brats2020", root / "mri", num_training=3, num_test=1, num_unlabelled=1, **grid)
-    brains = {}
-    for flair in sorted([*data.dataset_dir.glob("*/*_flair.nii.gz"), *data.image_dir.glob("*/*_flair.nii.gz")]):
-        channels = [nib.load(str(flair).replace("_flair.", f"_{modality}.")) for modality in MODALITIES]
-        stacked = np.stack([np.asarray(channel.dataobj) for channel in channels], axis=-1)
-        nib.save(nib.Nifti1Image(stacked, channels[0].affine), folder / f"{flair.parent.name}.nii.gz")
-        brains[f"{flair.parent.name}.nii.gz"] = flair.with_name(flair.name.replace("_flair.", "_seg."))
-    brain_alone = next(name for name, label in brains.items() if not label.exists())
-    del brains[brain_alone]
-    return {SPLEEN: (_by_id(ct), _id(ct_alone)), BRAIN: (_by_id(brains), _id(brain_alone))}
-
-
-def _id(name: str) -> str:
-    return name.removesuffix(".nii.gz")
-
-
-def _by_id(labels: dict[str, Path]) -> dict[str, Path]:
-    return {_id(name): label for name, label in labels.items()}
-
-
-def check_mask(mask: Path, image: Path, labels: dict[str, int]) -> np.ndarray:
-    """The mask lies on its image's grid and holds what the metadata names, more than background alone."""
-    given, made = nib.load(image), nib.load(mask)
-    assert made.shape == given.shape[:3]
-    np.testing.assert_allclose(made.affine, given.affine, atol=1e-3)
-    values = np.asarray(made.dataobj)
-    assert {0} < set(np.unique(values)) <= {0, *labels.values()}, np.unique(values)
-    return values
-
-
-def labels_of(bundle: Path) -> dict[str, int]:
-    """What the metadata names, background apart, in lower case as MONAI Label has it."""
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    named = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    return {text.lower(): int(value) for value, text in named.items() if text != "background"}
+    return {
+        name: write_studies(folder, dataset, small_phantoms(root / dataset, dataset, num_training))
+        for name, dataset, num_training in ((SPLEEN, "msd_spleen", 6), (BRAIN, "brats2020", 3))
+    }
 
 
 def infer(server: Any, name: str, studies: Path, case: str, labels: dict[str, int], folder: Path) -> np.ndarray:
@@ -165,8 +105,8 @@ def save_picture(path: Path, image: Path, mask: np.ndarray) -> None:
 @pytest.mark.full
 def test_annotators_infer_correct_train_and_infer_again(start_server: Callable, tmp_path: Path) -> None:
     studies, app = tmp_path / "the studies", tmp_path / "the app"
-    cases = write_studies(studies, tmp_path / "phantoms")
-    bundles = {name: small_bundle(tmp_path / "bundles", name) for name in (SPLEEN, BRAIN)}
+    cases = write_all_studies(studies, tmp_path / "phantoms")
+    bundles = {name: trained_bundle(tmp_path / "bundles", short) for name, short in SHORT.items()}
     names = ",".join(str(bundle) for bundle in bundles.values())
     arguments = ("--bundles", names, "--studies", str(studies), "--app", str(app))
     server = start_server(*arguments)

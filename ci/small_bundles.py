@@ -1,0 +1,93 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Bundles as they are but for their size: few channels, small crops, coarse voxels, one epoch, for a test's CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from render_bundles import SOURCE, bundle_name, format_json, names, render_bundle
+from torch import nn
+
+from hybridmim_components.networks.backbones import backbone_of
+from hybridmim_components.phantoms import PhantomFolders, write_phantoms
+from hybridmim_components.weights import save_weights
+
+NAMES = [f"{dataset}_{backbone}" for dataset in names(SOURCE, "datasets") for backbone in ("unet", "swinunetr")]
+_NETWORKS: dict[str, dict[str, Any]] = {
+    "unet": {"spatial_dims": 3, "features": [4, 4, 4, 8, 8, 4], "dropout": 0.1, "_target_": "BasicUNet"},
+    "swinunetr": {"feature_size": 12, "depths": [1, 1, 1, 1], "drop_rate": 0.1, "_target_": "SwinUNETR"},
+}
+_CROPS = {"unet": [48, 48, 48], "swinunetr": [64, 64, 64]}
+_MASKING = {
+    "unet": {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
+    "swinunetr": {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]},
+}
+_SCHEDULE = {"epochs": 1, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1, "num_workers": 0, "cache": "none"}
+_SCHEDULE |= {"learning_rate": 0.01, "warmup_steps": 0}
+
+
+def small_bundle(folder: Path, name: str) -> tuple[Path, Path]:
+    """Render a bundle with a small network and small settings.
+
+    Args:
+        folder: the bundle is made in it, and ``NAME/model.pt`` beside it.
+        name: such as ``msd_spleen_unet``.
+
+    Returns:
+        The bundle, without weights, and untrained weights of it that give more than one label.
+    """
+    dataset, _, backbone = name.rpartition("_")
+    bundle = folder / bundle_name(dataset, backbone)
+    network_def = {"in_channels": "{{in_channels}}", "out_channels": "{{out_channels}}", **_NETWORKS[backbone]}
+    for place, text in render_bundle(SOURCE, dataset, backbone, {"network_def": network_def}).items():
+        path = bundle / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_smaller(path.stem, text, dataset, backbone), encoding="utf-8")
+    weights = folder / name / "model.pt"
+    save_weights(weights, _untrained(bundle, _CROPS[backbone]), {"seed": 0}, bare=True)
+    return bundle, weights
+
+
+def small_phantoms(root: Path, dataset: str, num_training: int = 6) -> PhantomFolders:
+    """Phantoms of a data set that such a bundle takes seconds for: labelled ones, one to infer on, two unlabelled."""
+    size, spacing = ((36, 44, 36), (4.4, 4.0, 4.2)) if dataset == "brats2020" else ((40, 40, 32), (7.0, 7.0, 8.0))
+    return write_phantoms(dataset, root, num_training, 1, 2, size=size, spacing=spacing)
+
+
+def _smaller(step: str, text: str, dataset: str, backbone: str) -> str:
+    if step not in ("pretrain", "train", "inference"):
+        return text
+    config = json.loads(text)
+    config |= {"roi_size": _CROPS[backbone], "spacing": [5.0] * 3 if dataset == "brats2020" else [6.0] * 3}
+    config |= _SCHEDULE if step != "inference" else {}
+    config |= _MASKING[backbone] if step == "pretrain" else {}
+    return format_json(config) + "\n"
+
+
+def _untrained(bundle: Path, crop: list[int]) -> nn.Module:
+    """A network with logits around 0 for all channels, so that no label is everywhere or nowhere."""
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    torch.manual_seed(0)
+    network = parser.get_parsed_content("network_def").eval()
+    channels = parser.get_parsed_content("network_def#in_channels")
+    layer = backbone_of(network).output_layer
+    (bias,) = (p for name, p in network.named_parameters() if name.startswith(layer) and name.endswith("bias"))
+    with torch.no_grad():
+        image = torch.linspace(0, 1, crop[-1]).expand(1, channels, *crop)
+        bias -= network(image).flatten(2).median(dim=2).values[0]
+    return network

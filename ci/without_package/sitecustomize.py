@@ -1,0 +1,25 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""With this folder on PYTHONPATH the package cannot be imported: what runs has only what an exported bundle brings."""
+
+from __future__ import annotations
+
+import sys
+
+
+class _NotInstalled:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] == "hybridmim_components":
+            raise ModuleNotFoundError("hybridmim_components is not installed here", name=name)
+
+
+sys.meta_path.insert(0, _NotInstalled())  # type: ignore[arg-type]

@@ -1,0 +1,53 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The table of what works where: how it is written, and that what fails is told and ends with status 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import support_table
+from export_bundle import export_bundle
+from small_bundles import small_bundle
+
+OK = dict.fromkeys(support_table.COLUMNS, "ok")
+
+
+@pytest.mark.parametrize(("cells", "status"), [(OK, 0), (OK | {"ONNX": "ValueError: a | b"}, 1)])
+def test_table_and_status_tell_what_failed(
+    cells: dict[str, str], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(support_table, "support", lambda names, work: dict.fromkeys(names, cells))
+    output = tmp_path / "support.md"
+    assert support_table.main(["--bundles", "btcv_unet", "--output", str(output)]) == status
+    text = output.read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| btcv_unet |"))
+    assert row.count("ok") == len(OK) - status and ("a \\| b" in row) == bool(status)
+    assert "networks are shrunk" in text and "weights are untrained" in text and "monai 1.6" in text
+
+
+def test_a_bundle_not_tried_is_no_success() -> None:
+    assert support_table.markdown({"btcv_unet": {}}).count("not tried") == len(OK)
+
+
+@pytest.mark.slow
+def test_checks_tell_why_a_bundle_fails(tmp_path: Path) -> None:
+    folder = export_bundle(*small_bundle(tmp_path, "msd_spleen_unet"), tmp_path / "exported", "phantoms")
+    (folder / "models" / "model.pt").unlink()
+    (folder / "scripts" / "preflight.py").unlink()
+    (folder / "LICENSE").unlink()
+    cells = support_table.format_cells(folder)
+    assert set(cells) == {"TorchScript", "ONNX", "OpenVINO"}
+    assert all(f"no weights of a fine-tuned network at {folder}" in cell for cell in cells.values()), cells
+    cell = support_table.zoo_cells(folder)[support_table.ZOO]
+    assert cell.startswith("files: FileNotFoundError: a bundle lacks") and "train: " in cell
