@@ -22,6 +22,7 @@ from hybridmim_components.data.case_table import case_rows, format_row
 from hybridmim_components.data.download import download_msd
 from hybridmim_components.data.volumes import quieten_readers
 from hybridmim_components.deployment import export
+from hybridmim_components.hub import pull, push
 from hybridmim_components.overview import draw_overview, summary
 from hybridmim_components.phantoms import write_phantoms
 from hybridmim_components.store import StoreSettings, prepare_store
@@ -147,9 +148,11 @@ def main() -> None:
             "check": check,
             "download": download,
             "export": export,
-            "phantoms": phantoms,
             "prepare": prepare,
             "overview": overview,
+            "phantoms": phantoms,
+            "pull": pull,
+            "push": push,
         }
         fire.Fire(commands, name="hybridmim_components")
     except (ValueError, OSError) as error:
