@@ -1,0 +1,83 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The commands of an exported bundle's README, letter for letter, from the root folder and without the package."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from export_bundle import export_bundle
+from small_bundles import small_bundle, small_phantoms
+
+ROOT = Path(__file__).parents[2]
+Shell = Callable[[str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("readme")
+    return export_bundle(*small_bundle(root / "small", "msd_spleen_unet"), root / "exported", "phantoms")
+
+
+@pytest.fixture(scope="module")
+def shell(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A shell in which `python` is this one, less the package, also where a command sets PYTHONPATH."""
+    root = tmp_path_factory.mktemp("shell")
+    python = root / "python"
+    without = ROOT / "ci" / "without_package"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{without}" exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    data = small_phantoms(root / "data", "msd_spleen").dataset_dir
+    environment = {**os.environ, "BUNDLE": str(bundle), "DATA": str(data), "PATH": f"{root}:{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, shell=True, cwd="/", env=environment, capture_output=True, text=True)
+
+    for path in ("", f"PYTHONPATH={bundle} "):
+        assert "not installed here" in run(f'{path}python -c "import hybridmim_components"').stderr
+    return run
+
+
+def commands(bundle: Path) -> list[str]:
+    """The commands of the README, less what other tests run: several processes, a download, ONNX and OpenVINO."""
+    text = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines()
+    inline = re.findall(r"`((?:PYTHONPATH=\S+ )?python -m [^`]*)`", text)
+    elsewhere = ("torchrun", " download ", "--format onnx", "--format openvino")
+    return [command for command in blocks + inline if not any(word in command for word in elsewhere)]
+
+
+@pytest.mark.slow
+def test_each_command_of_the_readme_runs(bundle: Path, shell: Shell) -> None:
+    (bundle / "models" / "model.pt").unlink()
+    (bundle / "models" / "model.json").unlink()
+    written = {
+        "configs/pretrain.json": "models/pretrained/model.pt",
+        "configs/train.json ": "models/model.pt",
+        "configs/evaluate.json": "runs/evaluate/evaluation_summary.csv",
+        "configs/inference.json": "runs/inference/*.nii.gz",
+        "--format torchscript": "models/model.ts",
+        "scripts check": "LICENSE",
+    }
+    for command in commands(bundle):
+        (kind,) = (kind for kind in written if kind in command)
+        done = shell(command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert list(bundle.glob(written.pop(kind))), command
+    assert not written, f"the README lacks commands for {sorted(written)}"
