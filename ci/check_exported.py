@@ -75,8 +75,12 @@ class _Zoo:
 
     def files(self) -> None:
         missing = [name for name in FILES if not (self.root / name).is_file()]
-        if not (self.root / "models" / "model.pt").is_file() and not (self.root / "large_files.yml").is_file():
-            missing.append("models/model.pt or large_files.yml")
+        weights = self.root / "models" / "model.pt"
+        if not weights.is_file() and not (self.root / "large_files.yml").is_file():
+            raise FileNotFoundError(
+                f"no weights at {weights}, and no large_files.yml that says where they are: run ci/export_bundle.py "
+                "with --weights or --url"
+            )
         versioned = [p.name for p in self.root.rglob("*") if re.search(r"_v\d", p.name)]
         if missing or versioned:
             raise FileNotFoundError(f"a bundle lacks {missing}, or has versions in names {versioned}")

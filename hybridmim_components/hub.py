@@ -26,7 +26,7 @@ from typing import Any
 from monai.bundle import download
 from monai.bundle.scripts import push_to_hf_hub
 
-from hybridmim_components.weights import read_weights
+from hybridmim_components.weights import how_to_get_weights, read_weights
 
 __all__ = ["pull", "push"]
 
@@ -120,9 +120,7 @@ def pull(repo: str, output: str = ".", version: str = "main", name: str | None =
         shutil.rmtree(Path(draft) / folder / ".cache", ignore_errors=True)
         (Path(draft) / folder).rename(target)
     if not (target / "models" / "model.pt").is_file():
-        logger.warning(
-            "The weights lie elsewhere: python -m monai.bundle download_large_files --bundle_path %s", target
-        )
+        logger.warning("The weights lie elsewhere: %s", how_to_get_weights(target))
     logger.info(
         "%s %s. Its configs are code, which MONAI runs: use those of people you trust.",
         metadata["name"],

@@ -26,7 +26,7 @@ from torch import nn
 from hybridmim_components.data.inspection import inspect_volumes
 from hybridmim_components.data.volumes import VolumeRules, image_files
 from hybridmim_components.networks.backbones import check_crop_size
-from hybridmim_components.weights import read_recipe, recipe_differences, seen_volumes
+from hybridmim_components.weights import how_to_get_weights, read_recipe, recipe_differences, seen_volumes
 
 __all__ = ["check_evaluation", "check_pretraining", "check_training"]
 
@@ -221,7 +221,8 @@ def check_evaluation(
     _require_writable(output_dir)
     check_crop_size(network, roi_size)
     if not Path(model_path).is_file():
-        raise FileNotFoundError(f"no weights at {model_path}: run configs/train.json first, or set ckpt_dir")
+        how = how_to_get_weights(Path(model_path).parent.parent)
+        raise FileNotFoundError(f"no weights at {model_path}: {how}, or set ckpt_dir")
     recipe = read_recipe(model_path)
     if not recipe:
         logger.warning("%s has no recipe beside it: what it has seen is unknown", model_path)

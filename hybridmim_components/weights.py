@@ -37,6 +37,7 @@ __all__ = [
     "LoadReport",
     "adapt_stem",
     "find_weights",
+    "how_to_get_weights",
     "load_pretrained",
     "read_recipe",
     "read_weights",
@@ -91,6 +92,13 @@ def find_weights(path: str | Path, bundle_root: str | Path | None = None) -> Pat
         if place.is_file():
             return place
     raise FileNotFoundError(f"no weights at {' or '.join(str(p) for p in places)}: run configs/pretrain.json first")
+
+
+def how_to_get_weights(bundle: str | Path) -> str:
+    """What gives a bundle its fine-tuned ``models/model.pt``, for error messages."""
+    if (Path(bundle) / "large_files.yml").is_file():
+        return f"python -m monai.bundle download_large_files --bundle_path {bundle} fetches them (it needs PyYAML)"
+    return f"run {Path(bundle) / 'configs' / 'train.json'} first, which writes models/model.pt"
 
 
 def save_weights(path: str | Path, network: nn.Module, recipe: Mapping[str, Any], bare: bool = False) -> None:

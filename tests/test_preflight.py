@@ -185,7 +185,7 @@ def test_evaluation_refuses_seen_cases_unless_told(tmp_path: Path, key: str, wha
 
 
 def test_evaluation_without_weights_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no weights at .*model.pt: run configs/train.json first"):
+    with pytest.raises(FileNotFoundError, match="no weights at .*model.pt: run .*train.json first, .* or set ckpt_dir"):
         check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", tmp_path / "model.pt", 0, **NETWORK)
 
 

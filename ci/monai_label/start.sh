@@ -109,6 +109,8 @@ find_weights() {
     echo "start: error: bundle $1 has no weights: train it, or name a folder that holds them with --models-dir." \
         "A model.pt was looked for at:" >&2
     printf '  %s\n' "${candidates[@]}" >&2
+    [ ! -f "$2/large_files.yml" ] ||
+        echo "  python -m monai.bundle download_large_files --bundle_path $2 fetches them (it needs PyYAML)" >&2
     return 1
 }
 

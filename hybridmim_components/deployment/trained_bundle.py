@@ -25,7 +25,7 @@ from torch import nn
 
 from hybridmim_components.networks.backbones import backbone_of
 from hybridmim_components.overrides import find_unknown
-from hybridmim_components.weights import read_weights
+from hybridmim_components.weights import how_to_get_weights, read_weights
 
 __all__ = ["TrainedBundle"]
 
@@ -153,8 +153,8 @@ def _find_weights(root: Path, weights: str | Path | None) -> Path:
         if place.is_file():
             return place
     raise FileNotFoundError(
-        f"no weights of a fine-tuned network at {' or '.join(str(place) for place in places)}: run "
-        f"{root / 'configs' / 'train.json'} first, which writes models/model.pt, or name a file by weights"
+        f"no weights of a fine-tuned network at {' or '.join(str(place) for place in places)}: "
+        f"{how_to_get_weights(root)}, or name a file by weights"
     )
 
 
