@@ -148,9 +148,9 @@ def main() -> None:
             "check": check,
             "download": download,
             "export": export,
-            "prepare": prepare,
             "overview": overview,
             "phantoms": phantoms,
+            "prepare": prepare,
             "pull": pull,
             "push": push,
         }
