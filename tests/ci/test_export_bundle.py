@@ -148,13 +148,10 @@ def test_what_cannot_be_exported_is_named(source: Callable, tmp_path: Path) -> N
 def test_frugal_inference_runs_without_the_package_as_overlay_and_as_part(
     source: Callable, isolated: Callable, tmp_path: Path
 ) -> None:
-    exporter = load("export_bundle")
     data = write_msd_spleen(tmp_path / "data", 1, 1, size=(40, 40, 32), spacing=(7.0, 7.0, 8.0))
     masks = []
     for merged, configs in ((False, ["inference", "frugal_inference"]), (True, ["inference"])):
-        folder = exporter.export_bundle(
-            *source("msd_spleen_unet"), tmp_path / str(merged), "MSD", frugal_inference=merged
-        )
+        folder = export_bundle(*source("msd_spleen_unet"), tmp_path / str(merged), "MSD", frugal_inference=merged)
         assert ("which MONAI Deploy cannot run" in (folder / "docs" / "README.md").read_text()) is merged
         files = [str(folder / "configs" / f"{name}.json") for name in configs]
         arguments = ["-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(folder)]
