@@ -63,13 +63,14 @@ class SeededLoader(DataLoader):
         processes, rank = idist.get_world_size(), idist.get_rank()
         self.order: Any
         if shuffle:
-            self.order = _SamplerFrom(dataset, processes, rank, shuffle=True, seed=seed)
+            self.order = _SamplerFrom(dataset, processes, rank, shuffle=True)
         else:
             self.order = DistributedSampler(dataset, False, processes, rank, shuffle=False)
         self.items = _SeededItems(dataset, seed, skip_unreadable)
         # of its own, so that making an iterator takes no number from torch's global one
         generator = torch.Generator().manual_seed(seed)
         super().__init__(self.items, batch_size=batch_size, sampler=self.order, generator=generator, **kwargs)
+        self.begin(1)
 
     def begin(self, epoch: int, batch: int = 0) -> None:
         """Set what the next iterator yields.
@@ -79,7 +80,8 @@ class SeededLoader(DataLoader):
             batch: number of batches of the epoch to leave out.
         """
         self.items.epoch = epoch
-        self.order.set_epoch(epoch)
+        # torch adds seed and epoch, so that one seed's second epoch would be the next seed's first
+        self.order.set_epoch(seed_of(self.items.seed, epoch))
         self.order.start = batch * (self.batch_size or 1)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

@@ -1,0 +1,53 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Real commands, stopped and killed; ``benchmarks/faults.py`` has the whole table."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def faults() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("faults", ROOT / "benchmarks" / "faults.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["faults"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_a_command_that_was_told_to_stop_goes_on_to_the_same_weights(faults: ModuleType, tmp_path: Path) -> None:
+    row = faults.Faults(tmp_path, kills=1, seed=0).told_to_stop(signal.SIGTERM, "pretrain")
+    assert row.lost == "nothing" and row.what_happened.startswith("exit code 75, saved step_"), row
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("step", ["pretrain", "train"])
+def test_a_command_that_was_killed_goes_on_to_the_same_weights(faults: ModuleType, tmp_path: Path, step: str) -> None:
+    row = faults.Faults(tmp_path, kills=4, seed=1).killed(step)
+    assert row.lost == "nothing", row
+
+
+@pytest.mark.full
+def test_torchrun_restarts_after_a_rank_has_died(faults: ModuleType, tmp_path: Path) -> None:
+    row = faults.Faults(tmp_path, kills=1, seed=0).rank(restarts=1)
+    assert row.lost == "nothing" and "exit code 0" in row.what_happened, row

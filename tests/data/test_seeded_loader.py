@@ -1,0 +1,96 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.data import Dataset
+from monai.transforms import Compose, RandScaleIntensityd
+
+from hybridmim_components.data import SeededLoader
+from hybridmim_components.errors import VolumeError
+
+
+class Images(Dataset):
+    """Items of one number each; some cannot be read."""
+
+    def __init__(self, count: int, broken: tuple[int, ...] = ()) -> None:
+        super().__init__([{"image": f"image_{i}.nii.gz", "number": i} for i in range(count)], None)
+        self.broken, self.random = broken, Compose([RandScaleIntensityd("image", 0.5, prob=1.0)])
+        self.transform = self.random
+
+    def __getitem__(self, index: Any) -> Any:
+        if index in self.broken:
+            raise OSError("it is cut off")
+        return self.random({"image": torch.full((1, 4), float(index + 1)), "number": index})
+
+
+def drawn(loader: SeededLoader, epoch: int, batch: int = 0) -> list[tuple[list[int], torch.Tensor]]:
+    loader.begin(epoch, batch)
+    return [(b["number"].tolist(), torch.as_tensor(b["image"])) for b in loader]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_can_be_begun_anywhere(num_workers: int) -> None:
+    loader, other = (SeededLoader(Images(10), 2, seed=3, num_workers=n) for n in (0, num_workers))
+    whole = drawn(loader, epoch=2)
+    # whatever was drawn before, and however many workers draw
+    drawn(other, epoch=1)
+    rest = drawn(other, epoch=2, batch=3)
+    assert [numbers for numbers, _ in rest] == [numbers for numbers, _ in whole[3:]]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[3:], strict=True))
+    assert sorted(n for numbers, _ in whole for n in numbers) == list(range(10))
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_what_is_drawn() -> None:
+    loader = SeededLoader(Images(10), 10, seed=3)
+    (first,), (second,), (other,) = drawn(loader, 1), drawn(loader, 2), drawn(SeededLoader(Images(10), 10, seed=4), 1)
+    assert len({tuple(first[0]), tuple(second[0]), tuple(other[0])}) == 3
+    by_number = [dict(zip(n, x[:, 0, 0].tolist(), strict=True)) for n, x in (first, second, other)]
+    assert len({by_number[k][0] for k in range(3)}) == 3
+
+
+def test_validation_keeps_the_order() -> None:
+    loader = SeededLoader(Images(5), 2, shuffle=False)
+    assert [b["number"].tolist() for b in loader] == [[0, 1], [2, 3], [4]]
+    assert [b["case"] for b in loader][0] == ["image_0.nii.gz", "image_1.nii.gz"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_volume_that_fails_is_named_in_one_line(num_workers: int) -> None:
+    loader = SeededLoader(Images(4, broken=(2,)), 4, num_workers=num_workers)
+    with pytest.raises(VolumeError) as error:
+        list(loader)
+    assert str(error.value) == "cannot use image_2.nii.gz: OSError: it is cut off"
+
+
+def test_by_the_switch_the_next_one_takes_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    (batch,) = SeededLoader(Images(4, broken=(2,)), 4, shuffle=False, skip_unreadable=True)
+    assert batch["number"].tolist() == [0, 1, 3, 3]
+    assert "Skipped: cannot use image_2.nii.gz" in caplog.text
+    with pytest.raises(VolumeError, match="none of the volumes can be used any more"):
+        list(SeededLoader(Images(2, broken=(0, 1)), 1, skip_unreadable=True))
+
+
+def test_a_worker_that_dies_is_told(tmp_path: Path) -> None:
+    class Deadly(Images):
+        def __getitem__(self, index: Any) -> Any:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ChildProcessError, match="a process that loads data has died, .* lower num_workers"):
+        list(SeededLoader(Deadly(4), 2, num_workers=1))
