@@ -204,7 +204,10 @@ def test_defect_10_every_volume_is_drawn_in_every_epoch(bundle: Path) -> None:
     config["train"]["preprocessing"] = {"_target_": "Compose", "transforms": []}
     parser = ConfigParser({**config, "num_workers": 0, "cache": "memory", "batch_size": 4, "crops_per_volume": 2})
     loader = parser.get_parsed_content("train#dataloader")
-    epochs = [[int(v) for batch in loader for v in batch["volume"]] for _ in range(2)]
+    epochs = []
+    for number in (1, 2):
+        loader.begin(number)
+        epochs.append([int(v) for batch in loader for v in batch["volume"]])
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs) and epochs[0] != epochs[1]
 
 

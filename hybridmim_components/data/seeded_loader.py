@@ -61,10 +61,10 @@ class SeededLoader(DataLoader):
         **kwargs: Any,
     ) -> None:
         processes, rank = idist.get_world_size(), idist.get_rank()
-        self.order: Any
+        self.order: Any = None
         if shuffle:
             self.order = _SamplerFrom(dataset, processes, rank, shuffle=True)
-        else:
+        elif processes > 1:
             self.order = DistributedSampler(dataset, False, processes, rank, shuffle=False)
         self.items = _SeededItems(dataset, seed, skip_unreadable)
         # of its own, so that making an iterator takes no number from torch's global one
@@ -80,6 +80,8 @@ class SeededLoader(DataLoader):
             batch: number of batches of the epoch to leave out.
         """
         self.items.epoch = epoch
+        if not isinstance(self.order, _SamplerFrom):
+            return
         # torch adds seed and epoch, so that one seed's second epoch would be the next seed's first
         self.order.set_epoch(seed_of(self.items.seed, epoch))
         self.order.start = batch * (self.batch_size or 1)

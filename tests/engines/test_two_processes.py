@@ -13,13 +13,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from monai.networks.nets import BasicUNet, SwinUNETR
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -107,7 +108,9 @@ def run_half(rank: int, name: str, folder: str) -> None:
     "name", [pytest.param("unet", marks=pytest.mark.slow), pytest.param("swinunetr", marks=pytest.mark.full)]
 )
 def test_two_halves_give_the_gradients_of_the_whole(name: str, tmp_path: Path) -> None:
-    multiprocessing.spawn(run_half, (name, str(tmp_path)), nprocs=2)
+    command = [sys.executable, __file__, name, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
     halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     whole = gradients(name, range(WHOLE))
     assert whole.keys() == halves[0].keys() and len(whole) > 20
@@ -121,3 +124,7 @@ def test_two_halves_give_the_gradients_of_the_whole(name: str, tmp_path: Path) -
         torch.testing.assert_close(half["loss contrast"], whole["loss contrast"], rtol=1e-5, atol=1e-6)
     mean = (halves[0]["loss partial_region"] + halves[1]["loss partial_region"]) / 2
     torch.testing.assert_close(mean, whole["loss partial_region"], rtol=1e-5, atol=1e-6)
+
+
+if __name__ == "__main__":
+    run_half(int(sys.argv[3]), *sys.argv[1:3])
