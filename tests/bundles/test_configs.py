@@ -224,5 +224,5 @@ def test_inference_on_nothing_says_so(bundle, tmp_path: Path) -> None:
     config = bundle.config("inference")
     parser = ConfigParser({**config, "image_dir": str(tmp_path)})
     with pytest.raises(RuntimeError) as caught:
-        parser.get_parsed_content("run#1")  # run#0 looks for the weights
+        parser.get_parsed_content("run#0")
     assert f"there is none in {tmp_path}" in str(caught.value.__cause__)
