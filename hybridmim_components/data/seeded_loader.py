@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import ignite.distributed as idist
@@ -46,8 +46,8 @@ class SeededLoader(DataLoader):
         seed: seed of the run.
         shuffle: a new order in each epoch; in a multi-process run the items are padded to equal shares. Else the order
             of the data set and, as a validation wants it, each item once.
-        skip_unreadable: log an item that fails and take the next one in its place, instead of raising. In a small pool
-            that may be one that the batch has already.
+        skip_unreadable: log an item that fails and take another in its place, one that the batch does not have if there
+            is any, instead of raising.
         kwargs: further arguments of ``monai.data.DataLoader``.
     """
 
@@ -122,15 +122,29 @@ class _SeededItems(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> Any:
-        for offset in range(len(self)):
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        """The items of a batch, as torch asks for them."""
+        taken = set(indices)
+        return [self._item_or_another(index, taken) for index in indices]
+
+    def _item_or_another(self, index: int, taken: set[int]) -> Any:
+        # lazily: there may be 100,000 others, and none is needed where the item is fine
+        new = (other for other in self._others(index) if other not in taken)
+        again = (other for other in self._others(index) if other in taken)
+        for candidate in chain([index], new, again):
             try:
-                return self._item((index + offset) % len(self))
+                item = self._item(candidate)
             except VolumeError as error:
                 if not self.skip_unreadable:
                     raise
                 logger.warning("Skipped: %s", error)
+                continue
+            taken.add(candidate)
+            return item
         raise VolumeError("none of the volumes can be used any more")
+
+    def _others(self, index: int) -> Iterator[int]:
+        return ((index + offset) % len(self) for offset in range(1, len(self)))
 
     def _item(self, index: int) -> Any:
         # a data set that draws by itself, such as that of a store, seeds its transform too

@@ -19,11 +19,12 @@ import platform
 __all__ = ["keep_freed_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-_LARGEST, _NEVER = 2**31 - 1, -1
+# activations of a window lie below; volumes of all classes lie above, and would split up what is kept
+_LARGEST, _NEVER = 2**29, -1
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc reuse large blocks of memory instead of returning each to the system.
+    """Make glibc reuse blocks of up to 512 MiB instead of returning each to the system.
 
     By default every activation of a 3D network is new to the process: the system clears it page by page at each layer,
     which costs time in proportion to its size. The setting holds until the process ends, and what the process took it

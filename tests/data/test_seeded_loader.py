@@ -76,10 +76,14 @@ def test_a_volume_that_fails_is_named_in_one_line(num_workers: int) -> None:
     assert str(error.value) == "cannot use image_2.nii.gz: OSError: it is cut off"
 
 
-def test_by_the_switch_the_next_one_takes_its_place(caplog: pytest.LogCaptureFixture) -> None:
-    (batch,) = SeededLoader(Images(4, broken=(2,)), 4, shuffle=False, skip_unreadable=True)
-    assert batch["number"].tolist() == [0, 1, 3, 3]
-    assert "Skipped: cannot use image_2.nii.gz" in caplog.text
+def test_by_the_switch_another_one_takes_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    """One that the batch does not have, since the contrast takes its negatives from other volumes."""
+    first, second = SeededLoader(Images(6, broken=(1, 3)), 3, shuffle=False, skip_unreadable=True)
+    assert first["number"].tolist() == [0, 4, 2] and second["number"].tolist() == [0, 4, 5]
+    assert "Skipped: cannot use image_1.nii.gz" in caplog.text
+    # where there is none
+    (batch,) = SeededLoader(Images(3, broken=(1,)), 3, shuffle=False, skip_unreadable=True)
+    assert batch["number"].tolist() == [0, 2, 2]
     with pytest.raises(VolumeError, match="none of the volumes can be used any more"):
         list(SeededLoader(Images(2, broken=(0, 1)), 1, skip_unreadable=True))
 
