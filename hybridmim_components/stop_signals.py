@@ -37,6 +37,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received = False
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
         self._group: Any = None
 
@@ -58,6 +59,9 @@ class StopSignals:
         if self._received:
             os._exit(128 + number)
         self._received = True
+        # workers that load data are forked with this handler: they serve the step at hand, and do not tell of it too
+        if os.getpid() != self._process:
+            return
         name = signal.Signals(number).name
         logger.warning("%s: stopping after this step; a second one stops at once, without saving", name)
 

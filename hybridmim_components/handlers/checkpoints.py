@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _KEPT = 2  # the newest, and the one before it in case the newest is damaged
 _CURVES = ("training.csv", "validation.csv")
+_NONE = "none"  # of no checkpoint
 
 
 class Checkpoints:
@@ -94,13 +95,12 @@ class Checkpoints:
         self.validator.add_event_handler(Events.ITERATION_COMPLETED, self._end_validation_step)
 
     def _start(self, engine: Engine) -> None:
-        path = None
-        if idist.get_rank() == 0:
-            path = self._unfinished()
-        # what rank 0 decided, which may look at the folder before the others
-        name = idist.broadcast(path.name if path else "-", src=0) if idist.get_world_size() > 1 else path and path.name
-        if name and name != "-":
-            self._load(engine, self.folder / str(name))
+        path = self._unfinished() if idist.get_rank() == 0 else None
+        name = path.name if path else _NONE
+        if idist.get_world_size() > 1:  # what rank 0 decided, who may have looked before the others
+            name = str(idist.broadcast(name, src=0))
+        if name != _NONE:
+            self._load(engine, self.folder / name)
         self._saved_at = (time.monotonic(), engine.state.iteration)
         self._between_steps = True
         self.signals.listen()
@@ -153,8 +153,11 @@ class Checkpoints:
             return
         if self.signals.agreed():
             self._stop(engine)
-        elif time.monotonic() - self._saved_at[0] >= 60 * self.minutes:
+        elif self._is_time():
             self.save(engine)
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._saved_at[0] >= 60 * self.minutes
 
     def _end_validation_step(self, validator: Engine) -> None:
         # ranks may have unequal numbers of volumes to validate, so that they cannot agree here
@@ -166,7 +169,7 @@ class Checkpoints:
             self._epoch_ended = engine.state.epoch
         if self.signals.agreed():
             self._stop(engine)
-        elif self.minutes == 0 or self._is_validated(engine):
+        elif self._is_time() or self._is_validated(engine):
             self.save(engine)
 
     def _is_validated(self, engine: Engine) -> bool:
