@@ -20,11 +20,8 @@ import shutil
 import socket
 import sys
 import tarfile
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from monai.apps import DecathlonDataset
@@ -33,6 +30,7 @@ from hybridmim_components.data import download
 from hybridmim_components.data.download import MSD_TASKS, download_msd
 
 NAME = "Task09_Spleen"
+Server = Any  # of conftest.py
 PADDING = bytes(range(256)) * 800  # more than fits into the buffers of a socket's reader
 
 
@@ -58,74 +56,13 @@ def md5_of(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
 
 
-class Server(ThreadingHTTPServer):
-    """Serves ``content``; what it does wrong is set by the test."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = archive()
-        self.ranges = True
-        self.shift = 0  # added to the start of each range
-        self.lengths = True  # False: neither Content-Length nor the length of the file where nothing is left
-        self.cuts: list[int] = []  # for each answer to come: after how many bytes the connection is cut
-        self.resets = False  # cut without a goodbye
-        self.statuses: list[int] = []  # for each answer to come: an error instead, 0 for none
-        self.location = ""  # redirects to it
-        self.asked: list[str | None] = []  # the Range of each request
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{NAME}.tar"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:  # noqa: N802
-        server, asked = self.server, self.headers.get("Range")
-        server.asked.append(asked)
-        if server.location:
-            return self.answer(302, {"Location": server.location})
-        if server.statuses and (status := server.statuses.pop(0)):
-            return self.answer(status, {"Content-Length": "0"})
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.ranges else 0
-        end = len(server.content)
-        if start >= end:
-            return self.answer(416, {"Content-Range": f"bytes */{end}"} if server.lengths else {})
-        start += server.shift if start else 0
-        headers = {"Content-Length": str(end - start)} if server.lengths else {}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{end}"
-        self.answer(206 if start else 200, headers)
-        self.wfile.write(server.content[start:][: server.cuts.pop(0) if server.cuts else None])
-        if server.resets:
-            self.wfile.flush()
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            self.connection.close()
-
-    def answer(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(http_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(download, "_PAUSE", 0.0)
     monkeypatch.setattr(download, "_TIMEOUT", 5.0)
     monkeypatch.setenv("no_proxy", "*")
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    http_server.content, http_server.name = archive(), f"{NAME}.tar"
+    return http_server
 
 
 def fetch(server: Server, root: Path, md5: str | None = None) -> Path:
