@@ -32,27 +32,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import torch
+from fault_runs import Run, children, fill, rank_one, same, small_disk, swap
 
 from hybridmim_components.phantoms import write_phantoms
 from hybridmim_components.stop_signals import EXIT_CODE
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("fault", "step", "how", "what happened", "lost")
-SMALL: dict[str, dict[str, Any]] = {
-    "unet": {"roi_size": [48, 48, 48], "network_def#features": [4, 4, 4, 8, 8, 4]},
-    "swinunetr": {"roi_size": [64, 64, 64], "network_def#feature_size": 12, "network_def#depths": [1, 1, 1, 1]},
-}
-MASKS = {
-    "unet": {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
-    "swinunetr": {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]},
-}
 
 
 class Row(NamedTuple):
@@ -63,99 +55,6 @@ class Row(NamedTuple):
     how: str
     what_happened: str
     lost: str
-
-
-class Run:
-    """One command with an output folder of its own."""
-
-    def __init__(
-        self, work: Path, step: str, name: str, backbone: str = "unet", processes: int = 0, **knobs: Any
-    ) -> None:
-        self.work, self.step, self.processes = work, step, processes
-        self.folder = work / f"{step}_{name}"
-        self.bundle = ROOT / "bundles" / f"hybridmim_msd_spleen_{backbone}_segmentation"
-        self.log = work / f"{step}_{name}.log"
-        self.knobs: dict[str, Any] = {
-            "bundle_root": self.bundle,
-            "dataset_dir": work / "data" / "Task09_Spleen",
-            "output_dir": self.folder,
-            "ckpt_dir": self.folder / "models",
-            "spacing": [6.0, 6.0, 6.0],
-            "num_workers": 0,
-            "cache": "none",
-            "batch_size": 2,
-            "crops_per_volume": 1,
-            "learning_rate": 0.01,
-            "val_interval": 2,
-            "epochs": 6,
-            **SMALL[backbone],
-        }
-        if step == "pretrain":
-            self.knobs |= {"unlabelled_dirs": work / "data" / "unlabelled", **MASKS[backbone]}
-        if not processes:
-            self.knobs["device"] = "cpu"
-        self.knobs |= knobs
-
-    def command(self, torchrun: tuple[str, ...] = ()) -> list[str]:
-        """As typed."""
-        configs = [str(self.bundle / "configs" / f"{self.step}.json")]
-        launcher = [sys.executable]
-        if self.processes:
-            configs.append(str(self.bundle / "configs" / f"multi_gpu_{self.step}.json"))
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}", *torchrun]
-        words = [word for key, value in self.knobs.items() for word in (f"--{key}", str(value))]
-        files = configs[0] if len(configs) == 1 else str(configs)
-        return [*launcher, "-m", "monai.bundle", "run", "--config_file", files, *words]
-
-    def start(self, torchrun: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        """In a process group of its own."""
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                self.command(torchrun), stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd="/"
-            )
-
-    def finish(self) -> int:
-        """Start, and wait for the end."""
-        return self.start().wait()
-
-    def text(self) -> str:
-        """What all starts so far have printed."""
-        return self.log.read_text(errors="replace")
-
-    def checkpoints(self) -> list[Path]:
-        """The newest first."""
-        return sorted((self.folder / "checkpoints").glob("step_*.pt"), reverse=True)
-
-    def wait_for(self, is_so: Callable[[], Any], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
-        """Until something has happened in a running process."""
-        end = time.monotonic() + seconds
-        while not is_so():
-            if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(
-                    f"{self.log}: the run ended, or took too long, before the fault:\n{self.text()[-2000:]}"
-                )
-            time.sleep(0.02)
-
-    def result(self) -> dict[str, Any]:
-        """State of the finished run, and the weights that it leaves to its user."""
-        content = torch.load(self.checkpoints()[0], weights_only=True)
-        if not content["finished"]:
-            raise RuntimeError(f"{self.folder}: not finished")
-        path = "pretrained/model.pt" if self.step == "pretrain" else "model.pt"
-        content["state"].pop("best_weights")
-        best = torch.load(self.folder / "models" / path, weights_only=True)
-        return {"state": content["state"], "best": best.get("state_dict", best)}
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two states are equal, bit by bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
-    return bool(one == other)
 
 
 class Faults:
@@ -211,7 +110,7 @@ class Faults:
 
     def told_to_stop(self, number: signal.Signals, step: str) -> Row:
         """SIGTERM as a scheduler sends it, SIGINT as Ctrl-C does."""
-        run = Run(self.work, step, number.name)
+        run = Run(self.work, step, number.name, num_workers=2)
         process = run.start()
         run.wait_for((run.folder / "training.csv").exists, process)
         time.sleep(0.3)
@@ -219,7 +118,7 @@ class Faults:
         code = process.wait()
         what = f"exit code {code}, saved {run.checkpoints()[0].name}"
         lost = self.verdict(run) if code == EXIT_CODE else f"exit code {code}"
-        return Row(number.name, step, "once, amid an epoch", what, lost)
+        return Row(number.name, step, "once, to the run and its 2 workers, amid an epoch", what, lost)
 
     def worker(self) -> Row:
         """A process that loads data dies, as for want of memory."""
@@ -227,7 +126,7 @@ class Faults:
         process = run.start()
         run.wait_for((run.folder / "training.csv").exists, process)
         while process.poll() is None:  # one that has nothing left to load is not missed
-            for child in _children(process.pid)[:1]:
+            for child in children(process.pid)[:1]:
                 os.kill(child, signal.SIGKILL)
             time.sleep(0.2)
         code = process.wait()
@@ -256,7 +155,7 @@ class Faults:
         run.folder = folder
         process = run.start()
         run.wait_for(lambda: run.checkpoints(), process)
-        _fill(folder)
+        fill(folder)
         code = process.wait()
         (folder / "filler").unlink()
         errors = len(re.findall("No checkpoint at step", run.text()))
@@ -271,7 +170,7 @@ class Faults:
         run.wait_for((run.folder / "training.csv").exists, process)
         for path in Path(run.knobs["dataset_dir"]).glob("imagesTr/*.nii.gz"):
             image: Any = nib.load(path)
-            _swap(path, nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine))
+            swap(path, nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine))
         code = process.wait()
         found = re.search(r"error: (loss or gradients .*? in a row), the last on (\S+\.nii\.gz)", run.text())
         weights = torch.load(run.checkpoints()[0], weights_only=True)["state"]["network"].values()
@@ -283,15 +182,13 @@ class Faults:
     def unreadable(self, skip: bool) -> Row:
         """Images are damaged behind the run's back."""
         data = self._copy(f"unreadable_{skip}")
-        # without the contrast, which has no negatives where few volumes are left to stand in for others
-        knobs = {"dataset_dir": data, "epochs": 20, "contrast_weight": 0.0}
-        run = Run(self.work, "pretrain", f"unreadable_{skip}", skip_unreadable=skip, **knobs)
+        run = Run(self.work, "pretrain", f"unreadable_{skip}", dataset_dir=data, epochs=20, skip_unreadable=skip)
         process = run.start()
         run.wait_for((run.folder / "training.csv").exists, process)
         seen = set(re.findall(r"imagesTr/\S+\.nii\.gz", run.text()))
         originals = {path: path.read_bytes() for path in data.glob("imagesTr/*.nii.gz")}
         for path, content in originals.items():
-            _swap(path, content[: len(content) // 2])
+            swap(path, content[: len(content) // 2])
         code = process.wait()
         named = set(re.findall(r"cannot use (\S+\.nii\.gz)", run.text())) - seen
         fine = bool(named) and (code == 0) == skip
@@ -301,7 +198,7 @@ class Faults:
                 path.write_bytes(content)
             fine = run.finish() == 0
             what += "; went on when it was mended"
-        how = f"labelled images cut in half amid training, skip_unreadable {str(skip).lower()}, no contrast"
+        how = f"labelled images cut in half amid training, skip_unreadable {str(skip).lower()}"
         return Row("unreadable volume", "pretrain", how, what, "nothing" if fine else "no clear end")
 
     def rank(self, restarts: int) -> Row:
@@ -310,7 +207,7 @@ class Faults:
         self.uninterrupted(run, "_two")
         process = run.start((f"--max-restarts={restarts}",))
         run.wait_for(lambda: len(run.checkpoints()) == 2, process)
-        os.kill(_rank_one(process.pid), signal.SIGKILL)
+        os.kill(rank_one(process.pid), signal.SIGKILL)
         start = time.monotonic()
         code = process.wait()
         if restarts:
@@ -357,54 +254,11 @@ class Faults:
             if re.fullmatch(only, name):
                 yield fault()
         if re.fullmatch(only, "disk"):
-            with _small_disk(self.work / "disk") as folder:
+            with small_disk(self.work / "disk") as folder:
                 if folder is None:
                     print("disk full: left out, since a tmpfs cannot be mounted here (it needs root)", file=sys.stderr)
                 else:
                     yield self.disk(folder)
-
-
-@contextmanager
-def _small_disk(folder: Path) -> Iterator[Path | None]:
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True).returncode:
-        yield None
-        return
-    try:
-        yield folder / "run"
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def _fill(folder: Path) -> None:
-    with (folder / "filler").open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(1 << 16))
-        except OSError:
-            return
-
-
-def _swap(path: Path, content: Any) -> None:
-    """Replace a file at once, so that no reader sees it half written."""
-    new = path.with_name(f".new_{path.name}")
-    new.write_bytes(content) if isinstance(content, bytes) else nib.save(content, new)
-    new.replace(path)
-
-
-def _children(pid: int) -> list[int]:
-    if not Path(f"/proc/{pid}/task/{pid}/children").exists():
-        return []
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(word) for word in text.split()]
-
-
-def _rank_one(torchrun: int) -> int:
-    for child in _children(torchrun):
-        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        if b"RANK=1" in environment:
-            return child
-    raise RuntimeError("rank 1 was not found")
 
 
 def main() -> None:

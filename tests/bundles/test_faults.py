@@ -13,41 +13,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def faults() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("faults", ROOT / "benchmarks" / "faults.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["faults"] = module
-    spec.loader.exec_module(module)
-    return module
+from faults import Faults
 
 
 @pytest.mark.slow
-def test_a_command_that_was_told_to_stop_goes_on_to_the_same_weights(faults: ModuleType, tmp_path: Path) -> None:
-    row = faults.Faults(tmp_path, kills=1, seed=0).told_to_stop(signal.SIGTERM, "pretrain")
+def test_a_command_that_was_told_to_stop_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    row = Faults(tmp_path, kills=1, seed=0).told_to_stop(signal.SIGTERM, "pretrain")
     assert row.lost == "nothing" and row.what_happened.startswith("exit code 75, saved step_"), row
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("step", ["pretrain", "train"])
-def test_a_command_that_was_killed_goes_on_to_the_same_weights(faults: ModuleType, tmp_path: Path, step: str) -> None:
-    row = faults.Faults(tmp_path, kills=4, seed=1).killed(step)
+def test_a_command_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path, step: str) -> None:
+    row = Faults(tmp_path, kills=4, seed=1).killed(step)
     assert row.lost == "nothing", row
 
 
 @pytest.mark.full
-def test_torchrun_restarts_after_a_rank_has_died(faults: ModuleType, tmp_path: Path) -> None:
-    row = faults.Faults(tmp_path, kills=1, seed=0).rank(restarts=1)
+def test_torchrun_restarts_after_a_rank_has_died(tmp_path: Path) -> None:
+    row = Faults(tmp_path, kills=1, seed=0).rank(restarts=1)
     assert row.lost == "nothing" and "exit code 0" in row.what_happened, row

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -22,26 +21,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import nibabel as nib
 import numpy as np
 import pytest
+import render_bundles
 
 from hybridmim_components.phantoms import write_msd_liver
 from hybridmim_components.weights import read_weights
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "ci" / "render_bundles.py"
-
-
-@pytest.fixture(scope="module")
-def renderer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("render_bundles", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def render(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -103,20 +93,20 @@ def test_a_bundle_rendered_for_two_modalities_says_so_in_its_metadata(tmp_path: 
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_templates_replace_values_of_any_type(renderer: ModuleType) -> None:
-    values = renderer.Values({"one": {"n": 3, "l": [1, "{{n}}"], "d": {"a": "{{n}} mm"}}, "two": {"n": 4}})
+def test_templates_replace_values_of_any_type() -> None:
+    values = render_bundles.Values({"one": {"n": 3, "l": [1, "{{n}}"], "d": {"a": "{{n}} mm"}}, "two": {"n": 4}})
     template = {"x": "{{n}}", "y": "{{l}}", "z": [0, "{{*l}}"], "{{*d}}": True, "t": "{{n}}-{{n}}"}
     assert values.render(template) == {"x": 4, "y": [1, 4], "z": [0, 1, 4], "a": "4 mm", "t": "4-4"}
     with pytest.raises(KeyError, match=r"no value for \{\{m\}\}: known are d, l, n"):
         values.render("{{m}}")
 
 
-def test_a_value_that_nothing_uses_is_refused(renderer: ModuleType, tmp_path: Path) -> None:
+def test_a_value_that_nothing_uses_is_refused(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "ci" / "bundles", tmp_path / "source")
     path = tmp_path / "source" / "datasets" / "btcv.json"
     path.write_text(path.read_text().replace('"cache"', '"cahce": "none",\n    "cache"'))
     with pytest.raises(ValueError, match="no template uses cahce of btcv or unet"):
-        renderer.render_bundle(tmp_path / "source", "btcv", "unet")
+        render_bundles.render_bundle(tmp_path / "source", "btcv", "unet")
 
 
 @pytest.fixture(scope="module")

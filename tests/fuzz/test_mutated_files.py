@@ -14,26 +14,16 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import mutated_files
 import pytest
 from good_files import GOOD
 from mutations import mutations
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "mutated_files.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutated_files", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
@@ -56,18 +46,18 @@ def test_the_corpus_has_two_hundred_files_and_more_of_what_the_readers_read() ->
 
 
 def test_a_traceback_and_a_message_without_the_file_are_told_from_a_refusal(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "dataset.json"
     path.write_text("[]")
-    assert script.judge("dataset.json", path)[0] == "refused"
+    assert mutated_files.judge("dataset.json", path)[0] == "refused"
 
     def of_a_library(*_: object) -> None:
         raise ValueError(f"it came from elsewhere, though it names {path}")
 
-    monkeypatch.setattr(script, "read", of_a_library)
-    assert script.judge("dataset.json", path)[0] == "traceback"
+    monkeypatch.setattr(mutated_files, "read", of_a_library)
+    assert mutated_files.judge("dataset.json", path)[0] == "traceback"
     from hybridmim_components.masking import MaskGrid
 
-    monkeypatch.setattr(script, "read", lambda *_: MaskGrid(1, 2, 3))
-    assert script.judge("dataset.json", path)[0] == "unnamed"
+    monkeypatch.setattr(mutated_files, "read", lambda *_: MaskGrid(1, 2, 3))
+    assert mutated_files.judge("dataset.json", path)[0] == "unnamed"
