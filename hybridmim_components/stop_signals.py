@@ -17,13 +17,15 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["EXIT_CODE", "StopSignals"]
+__all__ = ["EXIT_CODE", "StopSignals", "heed_the_parent_alone", "held_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,6 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received = False
-        self._process = os.getpid()
         self._before: dict[int, Any] = {}
         self._group: Any = None
 
@@ -59,9 +60,6 @@ class StopSignals:
         if self._received:
             os._exit(128 + number)
         self._received = True
-        # workers that load data are forked with this handler: they serve the step at hand, and do not tell of it too
-        if os.getpid() != self._process:
-            return
         name = signal.Signals(number).name
         logger.warning("%s: stopping after this step; a second one stops at once, without saving", name)
 
@@ -72,3 +70,33 @@ class StopSignals:
         flag = torch.tensor([int(self._received)])
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
         return bool(flag)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Keep signals waiting, so that processes forked inside begin with them held back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def heed_the_parent_alone(worker_id: int = 0) -> None:
+    """Make a process that loads data serve the step at hand while others are told to stop: ``worker_init_fn`` of torch.
+
+    Schedulers, ``timeout`` and Ctrl-C tell all processes of a job. A worker that dies of it takes the step with it. It
+    ends when its parent says so, or is gone. Fork it where signals are :func:`held_back`, so that none comes before.
+
+    Args:
+        worker_id: given by torch, not used.
+    """
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def serve() -> None:
+        while signal.sigwaitinfo(_SIGNALS).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=serve, daemon=True).start()

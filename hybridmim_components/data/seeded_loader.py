@@ -28,6 +28,7 @@ from torch.utils.data import DistributedSampler as TorchDistributedSampler
 from hybridmim_components.data.volumes import image_files
 from hybridmim_components.errors import VolumeError, reason_of, root_cause
 from hybridmim_components.seeds import seed_of
+from hybridmim_components.stop_signals import heed_the_parent_alone, held_back
 
 __all__ = ["SeededLoader"]
 
@@ -69,7 +70,14 @@ class SeededLoader(DataLoader):
         self.items = _SeededItems(dataset, seed, skip_unreadable)
         # of its own, so that making an iterator takes no number from torch's global one
         generator = torch.Generator().manual_seed(seed)
-        super().__init__(self.items, batch_size=batch_size, sampler=self.order, generator=generator, **kwargs)
+        super().__init__(
+            self.items,
+            batch_size=batch_size,
+            sampler=self.order,
+            generator=generator,
+            worker_init_fn=heed_the_parent_alone,
+            **kwargs,
+        )
         self.begin(1)
 
     def begin(self, epoch: int, batch: int = 0) -> None:
@@ -94,7 +102,9 @@ class SeededLoader(DataLoader):
             ChildProcessError: when a worker process has died.
         """
         try:
-            yield from super().__iter__()
+            with held_back():  # the workers are forked here
+                batches = super().__iter__()
+            yield from batches
         except RuntimeError as error:
             if "DataLoader worker" not in str(error) or isinstance(error, VolumeError):
                 raise

@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +101,26 @@ def test_a_worker_that_dies_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ChildProcessError, match="a process that loads data has died, .* lower num_workers"):
         list(SeededLoader(Deadly(4), 2, num_workers=1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_serve_on_when_another_program_tells_all_processes_to_stop(number: signal.Signals) -> None:
+    batches = iter(SeededLoader(Images(40), 1, num_workers=2))
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        subprocess.run(["kill", f"-{number.value}", str(worker.pid)], check=True)
+    assert len(list(batches)) == 39
+    # and this process takes signals again
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_workers_end_when_their_parent_tells_them_to() -> None:
+    batches = iter(SeededLoader(Images(40), 1, num_workers=2))
+    next(batches)
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.terminate()
+        worker.join(timeout=20)
+    assert [worker.exitcode for worker in workers] == [0, 0]
