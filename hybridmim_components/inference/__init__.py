@@ -11,7 +11,7 @@
 
 """Segmenting whole bodies with little memory: windows over the body alone, labels found slab by slab."""
 
-from hybridmim_components.inference.allocator import keep_freed_memory
+from hybridmim_components.allocator import keep_freed_memory
 from hybridmim_components.inference.crop_to_body import CropToBodyd, body_mask
 from hybridmim_components.inference.slabwise_invert import SlabwiseInvertd
 

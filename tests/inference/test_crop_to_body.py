@@ -22,7 +22,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
-from hybridmim_components.inference import CropToBodyd, keep_freed_memory
+from hybridmim_components.inference import CropToBodyd
 from hybridmim_components.inference.crop_to_body import touching_windows
 
 ROI = (8, 10, 12)
@@ -84,8 +84,3 @@ def test_an_image_without_a_body_or_without_air_stays_whole(value: float) -> Non
     for keep_windows in (True, False):
         result = cropped(image, keep_windows=keep_windows)
         np.testing.assert_array_equal(result.as_tensor(), image.as_tensor())
-
-
-def test_freed_memory_is_kept_where_the_library_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
-    assert keep_freed_memory() is False

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from hybridmim_components.inference import allocator, keep_freed_memory
+from hybridmim_components import allocator
+from hybridmim_components.allocator import keep_freed_memory
 
 COUNT_FAULTS = """
 import ctypes, importlib.util, resource, sys

@@ -19,16 +19,19 @@ import platform
 __all__ = ["keep_freed_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-# activations of a window lie below; volumes of all classes lie above, and would split up what is kept
-_LARGEST, _NEVER = 2**29, -1
+_NEVER = -1
 
 
-def keep_freed_memory() -> bool:
-    """Make glibc reuse blocks of up to 512 MiB instead of returning each to the system.
+def keep_freed_memory(largest: int = 2**29) -> bool:
+    """Make glibc reuse freed blocks instead of returning each to the system.
 
     By default every activation of a 3D network is new to the process: the system clears it page by page at each layer,
     which costs time in proportion to its size. The setting holds until the process ends, and what the process took it
     keeps until then.
+
+    Args:
+        largest: bytes of the largest block to reuse, below 2**31. In inference activations of a window lie below 512
+            MiB; volumes of all classes lie above, and would split up what is kept.
 
     Returns:
         Whether it is in effect: False where the C library is another one.
@@ -36,4 +39,4 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+    return bool(mallopt(_M_MMAP_THRESHOLD, largest)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
