@@ -64,7 +64,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode(self, network: Network, x: Tensor) -> list[Tensor]:
-        """Feature maps (B, C_i, *spatial_i) that the decoder needs, finest first, the bottleneck last."""
+        """Feature maps (B, C_i, *spatial_i) that :meth:`decode` needs, finest first, the bottleneck last.
+
+        It runs on whole crops and once for each view: what the bottleneck does not depend on belongs to ``decode``.
+        """
 
     @abstractmethod
     def decode(self, network: Network, features: list[Tensor]) -> Tensor:
@@ -129,18 +132,19 @@ class SwinUNETRBackbone(Backbone):
         )
 
     def encode(self, network: Network, x: Tensor) -> list[Tensor]:  # noqa: D102
-        hidden = network.swinViT(x, network.normalize)
-        return [
-            network.encoder1(x),
+        return [x, *network.swinViT(x, network.normalize)]
+
+    def decode(self, network: Network, features: list[Tensor]) -> Tensor:  # noqa: D102
+        # the residual blocks on the skips belong here, so that they see the region alone and no second view
+        image, *hidden = features
+        skips = [
+            network.encoder1(image),
             network.encoder2(hidden[0]),
             network.encoder3(hidden[1]),
             network.encoder4(hidden[2]),
             hidden[3],
-            network.encoder10(hidden[4]),
         ]
-
-    def decode(self, network: Network, features: list[Tensor]) -> Tensor:  # noqa: D102
-        *skips, x = features
+        x = network.encoder10(hidden[4])
         decoders = (network.decoder5, network.decoder4, network.decoder3, network.decoder2, network.decoder1)
         for decoder, skip in zip(decoders, skips[::-1], strict=True):
             x = decoder(x, skip)

@@ -48,6 +48,7 @@ class HybridMIM(nn.Module):
         mask_fill: what a masked voxel becomes: ``zero`` (released code) or ``token``, a learned value per channel,
             which can be told from air.
         output_activation: ``sigmoid`` for images in 0..1, ``identity`` for z-scored ones.
+        partial_region: whether to decode the region in training mode too.
         perception: whether to compute the number and location heads.
         contrast: whether to compute the second dropout view, in training mode.
         projection_size: length of the vectors that the contrast compares.
@@ -71,6 +72,7 @@ class HybridMIM(nn.Module):
         grid: MaskGrid,
         mask_fill: str = "token",
         output_activation: str = "sigmoid",
+        partial_region: bool = True,
         perception: bool = True,
         contrast: bool = True,
         projection_size: int = 384,
@@ -97,6 +99,7 @@ class HybridMIM(nn.Module):
         self.grid = grid
         self.mask_fill = mask_fill
         self.output_activation = output_activation
+        self.partial_region = partial_region
         self.second_view_grad = second_view_grad
         convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
         self.reconstruction_head = convolution(decoded, in_channels, kernel_size=1)
@@ -127,8 +130,9 @@ class HybridMIM(nn.Module):
             region: partial region to decode.
 
         Returns:
-            ``reconstruction`` (B, C, *region), ``number`` (B, S, P + 1) and ``location`` (B, S, P) logits unless
-            perception is off, ``view1`` and ``view2`` (B, F) in training mode unless the contrast is off.
+            ``reconstruction`` (B, C, *region) unless it is off and the model in training mode, ``number`` (B, S, P + 1)
+            and ``location`` (B, S, P) logits unless perception is off, ``view1`` and ``view2`` (B, F) in training mode
+            unless the contrast is off.
 
         Raises:
             ValueError: when x is not of the grid's size, or, at the first call, holds what the output activation cannot
@@ -138,21 +142,29 @@ class HybridMIM(nn.Module):
             raise ValueError(f"crops must have the grid's size {self.grid.image_size}, got {tuple(x.shape[2:])}")
         self._check_target(x)
         masked = self.apply_mask(x, mask)
+        contrast = self.projection_head is not None and self.training
+        # before the first view keeps its activations, so that the two are never in memory together
+        pooled2 = self._second_view(masked) if contrast else None
         features = self.backbone.encode(self.network, masked)
-        decoded = self.backbone.decode(self.network, [region.crop(f) for f in features])
-        outputs = {"reconstruction": self._activate(self.reconstruction_head(decoded))}
+        outputs = {}
+        if self.partial_region or not self.training:
+            decoded = self.backbone.decode(self.network, [region.crop(f) for f in features])
+            outputs["reconstruction"] = self._activate(self.reconstruction_head(decoded))
         if self.number_head is not None and self.location_head is not None:
             tokens = self._subvolume_tokens(features[-1])
             outputs["number"] = self.number_head(tokens)
             outputs["location"] = self.location_head(tokens)
-        if self.projection_head is not None and self.training:
+        if self.projection_head is not None and pooled2 is not None:
             pooled1 = _pool_tokens(features[-1])
             with torch.set_grad_enabled(self.second_view_grad and torch.is_grad_enabled()):
-                pooled2 = _pool_tokens(self.backbone.encode(self.network, masked)[-1])
                 outputs["view2"] = self.projection_head(pooled2 - self.projection_center)
             outputs["view1"] = self.projection_head(pooled1 - self.projection_center)
             self._follow_center(torch.cat([pooled1, pooled2]))
         return outputs
+
+    def _second_view(self, masked: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.second_view_grad and torch.is_grad_enabled()):
+            return _pool_tokens(self.backbone.encode(self.network, masked)[-1])
 
     def _check_target(self, x: Tensor) -> None:
         """Refuse images that a sigmoid cannot reach; once, since each look at a value waits for the device."""

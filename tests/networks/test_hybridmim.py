@@ -119,6 +119,28 @@ def test_terms_that_are_off_cost_nothing() -> None:
     model.network.conv_0.register_forward_hook(lambda *_: calls.append(1))
     outputs = model(torch.rand(1, 1, 48, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID))
     assert set(outputs) == {"reconstruction"} and len(calls) == 1
+    model = HybridMIM(unet(), UNET_GRID, partial_region=False, contrast=False)
+    model.network.upcat_4.register_forward_hook(lambda *_: calls.append(2))
+    arguments = torch.rand(1, 1, 48, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID)
+    assert set(model(*arguments)) == {"number", "location"} and 2 not in calls
+    assert "reconstruction" in model.eval()(*arguments), "validation measures it all the same"
+
+
+@pytest.mark.slow
+def test_the_second_view_of_swin_passes_the_transformer_alone() -> None:
+    model = HybridMIM(swin(), SWIN_GRID)
+    calls = []
+    for name in ("swinViT", "encoder1", "encoder2", "encoder10"):
+        model.network.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: calls.append((name, *inputs[0].shape[2:]))
+        )
+    region = choose_region(SWIN_GRID, "corner")
+    model(torch.rand(2, 1, 64, 64, 64), sample_mask(SWIN_GRID, 2), region)
+    assert [name for name, *_ in calls].count("swinViT") == 2
+    # and the residual blocks of the skips see the region alone
+    side = region.size[0] * 32
+    assert ("encoder1", side, side, side) in calls and ("encoder2", *[side // 2] * 3) in calls
+    assert [name for name, *_ in calls].count("encoder10") == 1
 
 
 def test_second_view_has_gradient_only_on_request() -> None:
