@@ -14,7 +14,17 @@
 from __future__ import annotations
 
 from hybridmim_components.networks.backbones import Backbone, backbone_of
-from hybridmim_components.networks.dropout import has_dropout, use_channel_dropout
+from hybridmim_components.networks.dropout import ByteDropout, has_dropout, use_byte_dropout, use_channel_dropout
+from hybridmim_components.networks.execution import set_execution
 from hybridmim_components.networks.hybridmim import HybridMIM
 
-__all__ = ["Backbone", "HybridMIM", "backbone_of", "has_dropout", "use_channel_dropout"]
+__all__ = [
+    "Backbone",
+    "ByteDropout",
+    "HybridMIM",
+    "backbone_of",
+    "has_dropout",
+    "set_execution",
+    "use_byte_dropout",
+    "use_channel_dropout",
+]

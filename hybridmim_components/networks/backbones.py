@@ -21,7 +21,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, ClassVar
 
+from monai.networks.blocks import UnetrBasicBlock, UnetrUpBlock
 from monai.networks.nets import BasicUNet, SwinUNETR
+from monai.networks.nets.basic_unet import TwoConv, UpCat
+from monai.networks.nets.swin_unetr import SwinTransformerBlock
 from torch import Tensor, nn
 
 # torch types every attribute of a module as Tensor | Module, which can neither be called nor divided
@@ -42,6 +45,8 @@ class Backbone(ABC):
     """The stock class that this describes."""
     output_layer: str
     """Name prefix of the output layer, which belongs to the segmentation task alone."""
+    blocks: tuple[type[nn.Module], ...]
+    """Classes of the blocks that are checkpointed or compiled one by one; one inside another goes with it."""
     stem: tuple[str, ...]
     """Names of the weights whose second axis is the number of input channels."""
     whole_strides: bool = True
@@ -49,7 +54,7 @@ class Backbone(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        missing = [name for name in ("network_class", "output_layer", "stem") if not hasattr(cls, name)]
+        missing = [name for name in ("network_class", "output_layer", "blocks", "stem") if not hasattr(cls, name)]
         if missing:
             raise TypeError(f"{cls.__name__} must set {', '.join(missing)}")
         Backbone.known.append(cls())
@@ -83,6 +88,7 @@ class BasicUNetBackbone(Backbone):
 
     network_class = BasicUNet
     output_layer = "final_conv"
+    blocks = (TwoConv, UpCat)
     stem = ("conv_0.conv_0.conv.weight",)
     whole_strides = False
 
@@ -119,6 +125,7 @@ class SwinUNETRBackbone(Backbone):
 
     network_class = SwinUNETR
     output_layer = "out"
+    blocks = (SwinTransformerBlock, UnetrBasicBlock, UnetrUpBlock)
     stem = ("swinViT.patch_embed.proj.weight", "encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight")
 
     def total_stride(self, network: Network) -> int:  # noqa: D102

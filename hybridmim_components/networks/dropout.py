@@ -13,10 +13,65 @@
 
 from __future__ import annotations
 
-from monai.networks.blocks import ADN
-from torch import nn
+from typing import Any
 
-__all__ = ["has_dropout", "use_channel_dropout"]
+import torch
+from monai.networks.blocks import ADN
+from torch import Tensor, nn
+
+__all__ = ["ByteDropout", "has_dropout", "use_byte_dropout", "use_channel_dropout"]
+
+
+class ByteDropout(nn.Dropout):
+    """Element-wise dropout that draws a byte per element on the CPU: a fraction of what torch's Bernoulli numbers cost.
+
+    The probability is rounded to a whole number of 256ths, at least one; what is kept is scaled by the rounded one, so
+    that the mean stays. The mask is not kept for the backward pass but drawn again from its seed, a number of torch's
+    global generator. On other devices, whose generators are fast, and in compiled code it is torch's own dropout.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Drop elements of a tensor of any shape, in training mode."""
+        plain = not self.training or not 0 < self.p < 1 or input.device.type != "cpu" or self.inplace
+        if plain or torch.compiler.is_compiling():
+            return super().forward(input)
+        return _DropBytes.apply(input, max(1, round(self.p * 256)))
+
+
+class _DropBytes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, threshold: int) -> Tensor:
+        ctx.seed, ctx.threshold = int(torch.randint(2**62, ())), threshold
+        return _drop(x, ctx.seed, threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _drop(gradients[0], ctx.seed, ctx.threshold), None
+
+
+def _drop(x: Tensor, seed: int, threshold: int) -> Tensor:
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64)
+    words.random_(-(2**63), None, generator=torch.Generator().manual_seed(seed))
+    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
+    return torch.where(kept, x, x.new_zeros(())).mul_(256 / (256 - threshold))
+
+
+def use_byte_dropout(network: nn.Module) -> int:
+    """Exchange a network's element-wise dropout for :class:`ByteDropout`, in place.
+
+    Args:
+        network: the network to change.
+
+    Returns:
+        Number of exchanged modules.
+    """
+    exchanged = 0
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout and child.p > 0:
+                setattr(parent, name, ByteDropout(child.p, child.inplace))
+                exchanged += 1
+    return exchanged
 
 
 def use_channel_dropout(network: nn.Module, spatial_dims: int) -> int:

@@ -244,5 +244,5 @@ def test_a_description_of_a_subclass_goes_before_that_of_its_base(monkeypatch: p
 
     assert type(backbone_of(Special(features=(4, 4, 4, 4, 4, 4)))) is SpecialBackbone
     assert type(backbone_of(unet())) is not SpecialBackbone
-    with pytest.raises(TypeError, match="Nameless must set network_class, output_layer, stem"):
+    with pytest.raises(TypeError, match="Nameless must set network_class, output_layer, blocks, stem"):
         type("Nameless", (Backbone,), {})

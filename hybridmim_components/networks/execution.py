@@ -1,0 +1,86 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How a network is computed, not what: the knobs that trade memory, start-up and speed for one another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hybridmim_components.allocator import keep_freed_memory as keep_freed
+from hybridmim_components.networks.backbones import backbone_of
+from hybridmim_components.networks.dropout import use_byte_dropout
+
+__all__ = ["set_execution"]
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_BLOCK = 2**31 - 1  # what mallopt takes; a feature map of two 96^3 crops and 64 channels is 2**28.8 bytes
+
+
+def set_execution(
+    network: nn.Module,
+    device: torch.device | str,
+    activation_checkpointing: bool = False,
+    compile: bool = False,  # noqa: A002
+    keep_freed_memory: bool = False,
+) -> nn.Module:
+    """Set how a stock network is trained, in place; its state dict keeps its names.
+
+    Dropout is drawn by :class:`.ByteDropout`. What each knob costs and brings is in ``benchmarks/README.md``.
+
+    Args:
+        network: a stock network that :func:`.backbone_of` knows.
+        device: where it will run.
+        activation_checkpointing: keep only what enters each block, and compute the block again in the backward pass.
+        compile: compile each block by ``torch.compile``, at the first step; needs a C++ compiler, or Triton on a GPU.
+        keep_freed_memory: on the CPU, reuse freed memory instead of asking the system anew, see :mod:`.allocator`.
+
+    Returns:
+        The network.
+
+    Raises:
+        TypeError: when the network's class is unknown.
+        ValueError: when both ``compile`` and ``activation_checkpointing`` are on.
+    """
+    if compile and activation_checkpointing:
+        raise ValueError("compile and activation_checkpointing exclude each other, got true for both")
+    use_byte_dropout(network)
+    for block in _blocks(network, backbone_of(network).blocks):
+        if compile:
+            block.compile()
+        elif activation_checkpointing:
+            block.forward = partial(_checkpointed, block, block.forward)
+    if keep_freed_memory and torch.device(device).type == "cpu" and not keep_freed(_LARGEST_BLOCK):
+        logger.info("keep_freed_memory does nothing here: the C library is not glibc")
+    return network
+
+
+def _blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
+    """The outermost modules of some classes."""
+    for child in module.children():
+        if isinstance(child, kinds):
+            yield child
+        else:
+            yield from _blocks(child, kinds)
+
+
+def _checkpointed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Any, **options: Any) -> Any:
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(*inputs, **options)
+    return checkpoint(forward, *inputs, use_reentrant=False, **options)

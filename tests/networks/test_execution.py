@@ -1,0 +1,97 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Knobs of execution change what a step costs, not what it computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import BasicUNet, SwinUNETR
+from torch import Tensor, nn
+
+from hybridmim_components.networks import set_execution
+
+SIZES = {"unet": (2, 1, 32, 32, 32), "swin": (1, 1, 64, 32, 32)}
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name == "unet":
+        return BasicUNet(features=(4, 4, 8, 8, 16, 4), dropout=0.1)
+    return SwinUNETR(in_channels=1, out_channels=2, feature_size=12, drop_rate=0.1, depths=(1, 1, 1, 1))
+
+
+def gradients(network: nn.Module, size: tuple[int, ...]) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    network.train()(torch.rand(size)).square().mean().backward()
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unet", "swin"])
+def test_checkpointed_blocks_give_the_same_gradients_dropout_included(name: str) -> None:
+    plain = gradients(set_execution(build(name), "cpu"), SIZES[name])
+    network = set_execution(build(name), "cpu", activation_checkpointing=True)
+    assert list(network.state_dict()) == list(build(name).state_dict())
+    found = gradients(network, SIZES[name])
+    assert found.keys() == plain.keys() and all(torch.equal(found[key], plain[key]) for key in plain)
+
+
+def test_checkpointing_keeps_less_than_half_of_what_going_back_needs() -> None:
+    """Bytes that autograd keeps between the two passes, without the weights themselves."""
+
+    def kept(checkpointing: bool) -> int:
+        network = set_execution(build("unet"), "cpu", activation_checkpointing=checkpointing)
+        weights = {p.data_ptr() for p in network.parameters()}
+        sizes: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            result = network.train()(torch.rand(SIZES["unet"]))
+        del result
+        return sum(sizes.values())
+
+    assert kept(True) < 0.5 * kept(False)
+
+
+def test_blocks_are_compiled_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    set_execution(build("unet"), "cpu", compile=True)
+    set_execution(build("swin"), "cpu", compile=True)
+    assert {name: compiled.count(name) for name in set(compiled)} == {
+        "TwoConv": 5,
+        "UpCat": 4,
+        "SwinTransformerBlock": 4,
+        "UnetrBasicBlock": 5,
+        "UnetrUpBlock": 5,
+    }
+
+
+def test_what_excludes_each_other_is_refused() -> None:
+    with pytest.raises(ValueError, match="compile and activation_checkpointing exclude each other, got true for both"):
+        set_execution(build("unet"), "cpu", activation_checkpointing=True, compile=True)
+
+
+def test_memory_is_kept_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr(
+        "hybridmim_components.networks.execution.keep_freed", lambda largest: sizes.append(largest) or True
+    )
+    set_execution(build("unet"), "cuda:0", keep_freed_memory=True)
+    assert not sizes
+    set_execution(build("unet"), torch.device("cpu"), keep_freed_memory=True)
+    assert sizes == [2**31 - 1]
