@@ -18,6 +18,8 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.networks.nets import BasicUNet
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridmim_components.engines import (
     FixedMaskBatch,
@@ -85,6 +87,39 @@ def test_one_epoch_reports_every_term_and_moves_the_weights(tmp_path) -> None:
 def test_images_outside_0_to_1_are_refused_for_a_sigmoid() -> None:
     with pytest.raises(ValueError, match=r"output_activation sigmoid needs images in 0\.\.1, got"):
         trainer(model(), crops(offset=1.0)).run()
+
+
+class Looks(TorchDispatchMode):
+    """Operations that need a value, or a count of values, on the host: each would wait for a GPU."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if by_mask or name in self.WAITING:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_looks_at_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second on; the first checks the images' range."""
+    # on a GPU dropout is torch's own
+    monkeypatch.setattr("hybridmim_components.networks.ByteDropout.forward", nn.Dropout.forward)
+    network, loss, prepare = model(), HybridMIMLoss(), MaskedBatch(GRID)
+    for _ in range(2):
+        image = torch.rand(2, 1, *GRID.image_size)
+        _, targets, arguments, _ = prepare({"image": image, "volume": torch.arange(2)}, torch.device("cpu"))
+        with Looks() as looks:
+            loss(network(image, *arguments), **targets)["loss"].backward()
+    assert not looks.found
+    with Looks() as looks:
+        bool(image.sum() > 0)
+    assert looks.found == ["_local_scalar_dense"], "the test itself can see one"
 
 
 def test_masks_differ_between_batches_and_follow_the_seed() -> None:
