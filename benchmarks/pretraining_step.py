@@ -1,0 +1,190 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A pre-training step at the published size against the released recipe's arithmetic and against whole-crop modelling.
+
+    python benchmarks/pretraining_step.py                           # both backbones, 3 rounds: half an hour
+    python benchmarks/pretraining_step.py --backbones unet --kinds ours compiled --rounds 1
+
+Two crops of 96^3 from two volumes, float32, on the CPU, AdamW's step included. Each figure comes from a process of its
+own, which takes one step and then measures another; rounds alternate between the kinds. Medians go to
+benchmarks/results/pretraining_step_<backbone>.csv and .png; peak memory is that of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PLAIN = {"keep_freed_memory": False}
+KINDS: dict[str, dict[str, Any]] = {
+    "released": PLAIN,
+    "whole": {**PLAIN, "region": "full"},
+    "ours": {},
+    "new_memory": PLAIN,
+    "checkpointing": {"activation_checkpointing": True},
+    "compiled": {"compile": True},
+}
+TITLES = {
+    "released": "released recipe",
+    "whole": "whole crop, two views",
+    "ours": "ours",
+    "new_memory": "ours, keep_freed_memory false",
+    "checkpointing": "ours, activation_checkpointing true",
+    "compiled": "ours, compile true",
+}
+USUAL = ("released", "whole", "ours", "new_memory", "checkpointing")
+MEASURES = ("cpu_s", "wall_s", "peak_gib", "first_s")
+
+
+def step_of(kind: str, backbone: str, knobs: dict[str, Any]) -> Callable[[], None]:
+    """One step of a kind."""
+    import torch
+    from monai.bundle import ConfigParser
+    from released_recipe import ReleasedStep
+
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / f"bundles/hybridmim_msd_spleen_{backbone}_segmentation/configs/pretrain.json"))
+    parser.update({"device": "cpu", **KINDS[kind], **knobs})
+    torch.manual_seed(0)
+    images = torch.rand(2, 1, *parser.get_parsed_content("roi_size"))
+    if kind in ("released", "whole"):  # torch's own dropout and allocator, as a user would have them
+        network = parser.get_parsed_content("network_def")
+        rates = {name: m.p for name, m in network.named_modules() if type(m) is torch.nn.Dropout}
+    if kind == "released":
+        model: Any = ReleasedStep(network, parser.get_parsed_content("grid"))
+        optimizer = torch.optim.AdamW(model.parameters())
+    else:
+        model, optimizer = parser.get_parsed_content("model"), parser.get_parsed_content("optimizer")
+        if kind == "whole":
+            for name, rate in rates.items():
+                network.set_submodule(name, torch.nn.Dropout(rate))
+        else:
+            parser.get_parsed_content("execution")
+    loss, prepare = parser.get_parsed_content("loss"), parser.get_parsed_content("train#prepare_batch")
+    model.train()
+
+    def step() -> None:
+        if kind == "released":
+            total = model(images)
+        else:
+            batch = {"image": images, "volume": torch.arange(2)}
+            _, targets, arguments, _ = prepare(batch, torch.device("cpu"))
+            total = loss(model(images, *arguments), **targets)["loss"]
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(kind: str, backbone: str, knobs: dict[str, Any]) -> None:
+    """Print the figures of a second step as JSON."""
+    step, start = step_of(kind, backbone, knobs), time.monotonic()
+    step()
+    first, wall, cpu = time.monotonic() - start, time.monotonic(), time.process_time()
+    step()
+    figures = {"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - wall, "first_s": first}
+    print(json.dumps({**figures, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+
+
+def rounds_of(backbone: str, kinds: list[str], rounds: int, knobs: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
+    """Figures of every round."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    for number in range(rounds):
+        for kind in kinds:
+            command = [
+                sys.executable,
+                __file__,
+                "--measure",
+                kind,
+                "--backbones",
+                backbone,
+                "--knobs",
+                json.dumps(knobs),
+            ]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=plain)
+            found[kind].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{backbone}, round {number + 1}, {kind}: {found[kind][-1]}", file=sys.stderr, flush=True)
+    return found
+
+
+def write(backbone: str, found: dict[str, list[dict[str, float]]], folder: Path) -> None:
+    """CSV of medians and of ratios to the released recipe, the same as a table on the screen, and a plot."""
+    medians = {k: {m: statistics.median(r[m] for r in rows) for m in MEASURES} for k, rows in found.items()}
+    base = medians.get("released")
+    columns = ["kind", "rounds", *MEASURES, *(f"{m}_ratio" for m in MEASURES[:3])]
+    table = [
+        [TITLES[kind], len(found[kind]), *(f"{row[m]:.2f}" for m in MEASURES)]
+        + [f"{row[m] / base[m]:.2f}" if base else "" for m in MEASURES[:3]]
+        for kind, row in medians.items()
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"pretraining_step_{backbone}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *table])
+    for line in [columns, ["---"] * len(columns), *table]:
+        print("| " + " | ".join(map(str, line)) + " |")
+    if base:
+        plot(backbone, {TITLES[k]: [row[m] / base[m] for m in MEASURES[:3]] for k, row in medians.items()}, path)
+
+
+def plot(backbone: str, ratios: dict[str, list[float]], path: Path) -> None:
+    """Bars of the ratios to the released recipe."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    axes, width = figure.subplots(), 0.8 / len(ratios)
+    for number, (title, values) in enumerate(ratios.items()):
+        places = [i + (number - (len(ratios) - 1) / 2) * width for i in range(3)]
+        bars = axes.bar(places, values, 0.92 * width, label=title)
+        axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
+    axes.axhline(1, color="0.5", linewidth=0.8)
+    axes.set_xticks(range(3), ["CPU time", "wall time", "peak memory"])
+    axes.set_ylabel("ratio to the released recipe")
+    axes.set_title({"unet": "UNet", "swinunetr": "SwinUNETR"}[backbone] + ", a pre-training step, two crops of 96³")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(path.with_suffix(".png"), dpi=130)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--backbones", nargs="+", default=["unet", "swinunetr"], choices=["unet", "swinunetr"])
+    parser.add_argument("--kinds", nargs="+", default=list(USUAL), choices=list(KINDS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files and plots")
+    parser.add_argument("--knobs", type=json.loads, default={}, help="overrides of the config, as JSON")
+    parser.add_argument("--measure", choices=list(KINDS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure, options.backbones[0], options.knobs)
+        return
+    for backbone in options.backbones:
+        write(backbone, rounds_of(backbone, options.kinds, options.rounds, options.knobs), options.results)
+
+
+if __name__ == "__main__":
+    main()

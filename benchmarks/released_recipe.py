@@ -1,0 +1,104 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The arithmetic of the released recipe's pre-training step on a stock MONAI network, for pretraining_step.py.
+
+Written anew from what the release (https://github.com/ge-xing/HybridMIM, March 2023) computes, with its defects:
+masking by shuffled patches, labels counted patch by patch in Python, masked voxels found by their value, one fixed
+region, element-wise dropout. Its anomaly detection, which it leaves on and which makes each step slower still, is off.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hybridmim_components.masking import MaskGrid
+from hybridmim_components.networks import backbone_of
+from hybridmim_components.partial_region import choose_region
+
+MASK_RATIO, TEMPERATURE = 0.4, 0.5
+
+
+class ReleasedStep(nn.Module):
+    """Total loss of a batch of crops (B, 1, 96, 96, 96)."""
+
+    def __init__(self, network: nn.Module, grid: MaskGrid) -> None:
+        super().__init__()
+        self.network, self.grid, self.backbone = network, grid, backbone_of(network)
+        in_channels, bottleneck, decoded = self.backbone.channels(network)
+        self.pixel_head = nn.Conv3d(decoded, in_channels, 1)
+        self.number_head = nn.Linear(bottleneck, 9)
+        self.location_head = nn.Linear(bottleneck, 8)
+        self.contrast_head = nn.Linear(bottleneck, 384)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The weighted sum of the five terms."""
+        masked, mask = hide_patches(image)
+        numbers, places = count_patches(mask), place_patches(mask)
+        region = choose_region(self.grid, "corner")
+        features = self.backbone.encode(self.network, masked)
+        logits = self.pixel_head(self.backbone.decode(self.network, [region.crop(f) for f in features]))
+        tokens = F.adaptive_avg_pool3d(features[-1], 3).flatten(2).transpose(1, 2)
+        with torch.no_grad():
+            other = self.backbone.encode(self.network, masked)[-1]
+        view1, view2 = (self.contrast_head(f.flatten(2).mean(-1)) for f in (features[-1], other))
+        hidden = (region.crop(masked) == 0).float()
+        error = (logits.sigmoid() - region.crop(image)) ** 2
+        number, location = self.number_head(tokens), self.location_head(tokens)
+        placed = (location.sigmoid() > 0.5).float().sum(-1)
+        consistency = F.cross_entropy(number.flatten(0, 1), placed.flatten().long())
+        consistency = (consistency + F.mse_loss(placed, number.argmax(-1).float())) / 2
+        return (
+            (error * hidden).sum() / hidden.sum()
+            + 0.1 * F.cross_entropy(number.flatten(0, 1), numbers.flatten())
+            + 0.1 * F.binary_cross_entropy_with_logits(location, places)
+            + 0.01 * consistency
+            + 0.1 * contrast(view1, view2)
+        )
+
+
+def hide_patches(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Crops with 40 % of their 16^3 patches set to 0, and the mask (B, 216) of floats."""
+    batch, side = len(image), image.shape[-1] // 16
+    patches = image.reshape(batch, side, 16, side, 16, side, 16).permute(0, 1, 3, 5, 2, 4, 6).flatten(1, 3).flatten(2)
+    kept = int(patches.shape[1] * (1 - MASK_RATIO))
+    order = torch.rand(patches.shape[:2]).argsort(1)
+    back = order.argsort(1)
+    visible = patches.gather(1, order[:, :kept, None].expand(-1, -1, patches.shape[2]))
+    filled = torch.cat([visible, patches.new_zeros(batch, patches.shape[1] - kept, patches.shape[2])], 1)
+    filled = filled.gather(1, back[:, :, None].expand(-1, -1, patches.shape[2]))
+    masked = filled.reshape(batch, side, side, side, 16, 16, 16).permute(0, 1, 4, 2, 5, 3, 6).reshape(image.shape)
+    return masked, (back >= kept).float()
+
+
+def count_patches(mask: Tensor) -> Tensor:
+    """Masked patches of each run of 8, (B, 27), each asked of the device by itself."""
+    return torch.tensor([[int(row[i : i + 8].sum().item()) for i in range(0, len(row), 8)] for row in mask])
+
+
+def place_patches(mask: Tensor) -> Tensor:
+    """Mask by runs of 8, (B, 27, 8), patch by patch."""
+    places = torch.zeros(len(mask), 27, 8)
+    for sample in range(len(mask)):
+        for patch in range(mask.shape[1]):
+            places[sample, patch // 8, patch % 8] = mask[sample, patch]
+    return places
+
+
+def contrast(view1: Tensor, view2: Tensor) -> Tensor:
+    """NT-Xent of two views (B, F)."""
+    views = F.normalize(torch.cat([view1, view2]), dim=1)
+    similarity = (views @ views.T) / TEMPERATURE
+    similarity = similarity.masked_fill(torch.eye(len(views), dtype=torch.bool), float("-inf"))
+    partner = torch.arange(len(views)).roll(len(view1))
+    return F.cross_entropy(similarity, partner)
