@@ -31,11 +31,11 @@ class ByteDropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Drop elements of a tensor of any shape, in training mode."""
+        """Drop elements of a tensor of any shape, in training mode; a MetaTensor's result is a plain tensor."""
         plain = not self.training or not 0 < self.p < 1 or input.device.type != "cpu" or self.inplace
         if plain or torch.compiler.is_compiling():
             return super().forward(input)
-        return _DropBytes.apply(input, max(1, round(self.p * 256)))
+        return _DropBytes.apply(input.as_subclass(Tensor), max(1, round(self.p * 256)))
 
 
 class _DropBytes(torch.autograd.Function):

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from monai.data import MetaTensor
+from torch import Tensor, nn
 
 from hybridmim_components.networks import ByteDropout, use_byte_dropout
 
@@ -57,6 +58,14 @@ def test_the_seed_settles_the_mask_and_each_draw_differs() -> None:
     first, second = drop(x), drop(x)
     torch.manual_seed(3)
     assert torch.equal(drop(x), first) and not torch.equal(first, second)
+
+
+def test_images_with_metadata_may_be_changed_in_place_afterwards() -> None:
+    """As fine-tuning gives them to a network, whose activations work in place."""
+    x = MetaTensor(torch.rand(2, 3, 4)).requires_grad_()
+    y = nn.LeakyReLU(0.1, inplace=True)(ByteDropout(0.5)(x * 2))
+    y.sum().backward()
+    assert type(y) is Tensor and bool((x.grad == 4).any())
 
 
 def test_evaluation_and_extreme_probabilities_are_torch_s() -> None:
