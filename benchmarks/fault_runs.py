@@ -98,6 +98,10 @@ class Run:
         """The newest first."""
         return sorted((self.folder / "checkpoints").glob("step_*.pt"), reverse=True)
 
+    def newest(self) -> str:
+        """Name of the newest checkpoint, empty where there is none."""
+        return next((path.name for path in self.checkpoints()), "")
+
     def wait_for(self, is_so: Callable[[], Any], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
         """Until something has happened in a running process."""
         end = time.monotonic() + seconds

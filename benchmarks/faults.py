@@ -87,26 +87,36 @@ class Faults:
         return self.whole[key]
 
     def killed(self, step: str, backbone: str = "unet", kills: int | None = None) -> Row:
-        """Anywhere: amid imports, checks, a step, a validation, or the writing of a checkpoint."""
+        """Anywhere from the start on, and every other time amid steps, validations and the writing of checkpoints."""
         kills = kills or self.kills
         key = f"_{backbone}"
-        run = Run(self.work, step, f"killed{key}", backbone, checkpoint_minutes=0, epochs=12)
+        run = Run(self.work, step, f"killed{key}", backbone, checkpoint_minutes=0, epochs=40)
         self.uninterrupted(run, key)
-        in_training = 0
-        for _ in range(kills):
+        done = in_training = 0
+        for number in range(kills):
+            before = run.newest()
             process = run.start()
-            before = len(run.checkpoints()) and run.checkpoints()[0].name
-            # up to what a start and a twentieth of the run take
-            time.sleep(self.random.uniform(0.2, 1.2) * self.seconds[f"{step}{key}"] / 2)
-            in_training += bool(run.checkpoints()) and run.checkpoints()[0].name != before
-            if process.poll() is not None:
+            if number % 2:
+                run.wait_for(lambda before=before: run.newest() != before, process)
+                time.sleep(self.random.uniform(0, 0.3))
+            else:
+                time.sleep(self.random.uniform(0.05, 0.3) * self.seconds[f"{step}{key}"])
+            in_training += run.newest() != before
+            if process.poll() is not None:  # it was faster
                 break
+            done += 1
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         lost = self.verdict(run, key)
         resumed = run.text().count("Going on after step")
         what = f"{resumed} starts went on from a checkpoint, {in_training} kills came after a new one"
-        return Row("kill -9", f"{step}, {backbone}", f"{kills} kills at random instants, seed given", what, lost)
+        return Row(
+            "kill -9",
+            f"{step}, {backbone}",
+            f"{done} kills at random instants, every other one amid training",
+            what,
+            lost,
+        )
 
     def told_to_stop(self, number: signal.Signals, step: str) -> Row:
         """SIGTERM as a scheduler sends it, SIGINT as Ctrl-C does."""
@@ -115,7 +125,7 @@ class Faults:
         run.wait_for((run.folder / "training.csv").exists, process)
         os.killpg(process.pid, number)
         code = process.wait()
-        what = f"exit code {code}, saved {next(iter(run.checkpoints()), Path('nothing')).name}"
+        what = f"exit code {code}, saved {run.newest() or 'nothing'}"
         lost = self.verdict(run) if code == EXIT_CODE else f"exit code {code}"
         return Row(number.name, step, "once, to the run and its 2 workers, amid an epoch", what, lost)
 
