@@ -64,7 +64,6 @@ class Faults:
         self.work, self.kills, self.random = work, kills, random.Random(seed)
         write_phantoms("msd_spleen", work / "data", 6, 1, 4, size=(48, 48, 40), spacing=(6.0, 6.0, 6.5))
         self.whole: dict[str, Any] = {}
-        self.seconds: dict[str, float] = {}
 
     def verdict(self, run: Run, key: str = "") -> str:
         """Start again until the end, and compare."""
@@ -79,28 +78,29 @@ class Faults:
         if key not in self.whole:
             alone = Run(self.work, run.step, f"whole{key}", processes=run.processes)
             alone.bundle = run.bundle
-            alone.knobs |= {k: v for k, v in run.knobs.items() if k not in ("output_dir", "ckpt_dir")}
-            start = time.monotonic()
+            alone.knobs = {**run.knobs, "output_dir": alone.folder, "ckpt_dir": alone.folder / "models"}
             if alone.finish():
                 raise RuntimeError(alone.text()[-3000:])
-            self.whole[key], self.seconds[key] = alone.result(), time.monotonic() - start
+            self.whole[key] = alone.result()
         return self.whole[key]
 
     def killed(self, step: str, backbone: str = "unet", kills: int | None = None) -> Row:
         """Anywhere from the start on, and every other time amid steps, validations and the writing of checkpoints."""
         kills = kills or self.kills
         key = f"_{backbone}"
-        run = Run(self.work, step, f"killed{key}", backbone, checkpoint_minutes=0, epochs=40)
+        run = Run(self.work, step, f"killed{key}", backbone, checkpoint_minutes=0, epochs=60)
         self.uninterrupted(run, key)
-        done = in_training = 0
+        done, in_training, to_first_step = 0, 0, 0.0
         for number in range(kills):
             before = run.newest()
             process = run.start()
             if number % 2:
-                run.wait_for(lambda before=before: run.newest() != before, process)
-                time.sleep(self.random.uniform(0, 0.3))
+                time.sleep(self.random.uniform(0.1, 1.1) * to_first_step)
             else:
-                time.sleep(self.random.uniform(0.05, 0.3) * self.seconds[f"{step}{key}"])
+                start = time.monotonic()
+                run.wait_for(lambda before=before: run.newest() != before, process)
+                to_first_step = time.monotonic() - start
+                time.sleep(self.random.uniform(0, 0.3))
             in_training += run.newest() != before
             if process.poll() is not None:  # it was faster
                 break
