@@ -30,8 +30,6 @@ __all__ = ["set_execution"]
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_BLOCK = 2**31 - 1  # what mallopt takes; a feature map of two 96^3 crops and 64 channels is 2**28.8 bytes
-
 
 def set_execution(
     network: nn.Module,
@@ -60,13 +58,15 @@ def set_execution(
     """
     if compile and activation_checkpointing:
         raise ValueError("compile and activation_checkpointing exclude each other, got true for both")
+    backbone = backbone_of(network)
     use_byte_dropout(network)
-    for block in _blocks(network, backbone_of(network).blocks):
+    for block in _blocks(network, backbone.blocks):
         if compile:
             block.compile()
         elif activation_checkpointing:
             block.forward = partial(_checkpointed, block, block.forward)
-    if keep_freed_memory and torch.device(device).type == "cpu" and not keep_freed(_LARGEST_BLOCK):
+    on_cpu = torch.device(device).type == "cpu"
+    if keep_freed_memory and on_cpu and not keep_freed(backbone.largest_kept_block):
         logger.info("keep_freed_memory does nothing here: the C library is not glibc")
     return network
 
