@@ -84,11 +84,11 @@ class Faults:
             self.whole[key] = alone.result()
         return self.whole[key]
 
-    def killed(self, step: str, backbone: str = "unet", kills: int | None = None) -> Row:
+    def killed(self, step: str, backbone: str = "unet", epochs: int = 60, kills: int | None = None) -> Row:
         """Anywhere from the start on, and every other time amid steps, validations and the writing of checkpoints."""
         kills = kills or self.kills
         key = f"_{backbone}"
-        run = Run(self.work, step, f"killed{key}", backbone, checkpoint_minutes=0, epochs=60)
+        run = Run(self.work, step, f"killed{key}", backbone, checkpoint_minutes=0, epochs=epochs)
         self.uninterrupted(run, key)
         done, in_training, to_first_step = 0, 0, 0.0
         for number in range(kills):
@@ -247,7 +247,7 @@ class Faults:
         rows: list[tuple[str, Callable[[], Row]]] = [
             ("killed", lambda: self.killed("pretrain")),
             ("killed", lambda: self.killed("train")),
-            ("killed_swinunetr", lambda: self.killed("pretrain", "swinunetr", max(1, self.kills // 4))),
+            ("killed_swinunetr", lambda: self.killed("pretrain", "swinunetr", 8, max(1, self.kills // 4))),
             ("stop", lambda: self.told_to_stop(signal.SIGTERM, "pretrain")),
             ("stop", lambda: self.told_to_stop(signal.SIGINT, "train")),
             ("worker", self.worker),

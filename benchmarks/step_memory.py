@@ -41,6 +41,7 @@ def measure(bundle: str, step: str, batch_size: int) -> tuple[float, float, floa
     parser = ConfigParser()
     parser.read_config(str(BUNDLES / f"hybridmim_{bundle}_segmentation" / "configs" / f"{step}.json"))
     parser["device"] = "cpu"
+    parser.get_parsed_content("execution")
     network, loss, optimizer = (parser.get_parsed_content(name) for name in ("network", "loss", "optimizer"))
     size = parser.get_parsed_content("roi_size")
     channels = parser.get_parsed_content("network_def#in_channels")
