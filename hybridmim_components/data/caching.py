@@ -13,16 +13,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai.data import CacheDataset, Dataset, PersistentDataset
-from monai.data.utils import pickle_hashing
+from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, Cropd, Padd, RandCropByPosNegLabeld, RandomizableTrait
 
-from hybridmim_components.files import file_state
+from hybridmim_components.data.disk_cache import DiskCache
 
 if TYPE_CHECKING:
     from hybridmim_components.store import StoreDataset
@@ -55,7 +53,7 @@ def make_dataset(
         crops_per_volume: random crops of ``store``; None: one, in the middle of the foreground.
 
     Returns:
-        MONAI's Dataset, CacheDataset or PersistentDataset, or a StoreDataset.
+        MONAI's Dataset or CacheDataset, a DiskCache, or a StoreDataset.
 
     Raises:
         ValueError: when ``cache`` is unknown, ``disk`` has no folder, or ``store`` has no volumes of a store, no
@@ -75,9 +73,7 @@ def make_dataset(
         return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=False)
     if cache_dir is None:
         raise ValueError("cache 'disk' needs cache_dir, got None")
-    return PersistentDataset(
-        data, transform, cache_dir, hash_func=hash_item, hash_transform=pickle_hashing, track_meta=False
-    )
+    return DiskCache(data, transform, cache_dir)
 
 
 def _after_crops(transform: Compose) -> Compose | None:
@@ -88,13 +84,3 @@ def _after_crops(transform: Compose) -> Compose | None:
     if early:
         raise ValueError(f"cache 'store' needs random transforms after the crop, got {type(early[0]).__name__} before")
     return Compose(steps[last + 1 :]) if steps[last + 1 :] else None
-
-
-def hash_item(item: Mapping[str, Any]) -> bytes:
-    """Hash of an item that changes with the files it names, so that a replaced file is never served from the cache."""
-    parts = []
-    for key in sorted(item):
-        values = item[key] if isinstance(item[key], (list, tuple)) else [item[key]]
-        for value in values:
-            parts.append((key, str(value), file_state(value) if isinstance(value, (str, Path)) else []))
-    return hashlib.sha256(repr(parts).encode()).hexdigest().encode()

@@ -35,7 +35,7 @@ from hybridmim_components.data import (
     read_cases,
     read_volume,
 )
-from hybridmim_components.data.caching import hash_item
+from hybridmim_components.data.disk_cache import hash_item
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(-1000, 1000, (6, 5, 4)).astype(np.int16)

@@ -1,0 +1,97 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Pre-processed volumes on disk, which every fold, fraction and run with the same pre-processing shares."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import PersistentDataset
+from monai.data.utils import pickle_hashing
+from monai.transforms import Compose
+from monai.utils import convert_to_tensor
+
+from hybridmim_components.files import file_state, save_tensors
+
+__all__ = ["DiskCache", "hash_item"]
+
+logger = logging.getLogger(__name__)
+
+
+class DiskCache(PersistentDataset):
+    """MONAI's PersistentDataset for several runs at once, of which each reads only the voxels that it needs.
+
+    An entry belongs to an item, the state of its files and the deterministic transforms. MONAI writes an entry across
+    file systems into its place, where another run finds half of it and stops; here it is complete or not there at all,
+    and a truncated one is made anew. An item is the same, plain tensors, whether it was there or not, so that both go
+    into one batch. Entries are mapped into memory: a crop reads its own pages. Where nothing can be written, the run
+    goes on without what it could not keep.
+
+    Args:
+        data: items to load.
+        transform: deterministic transforms first, then random ones; a copy is used.
+        cache_dir: folder of the entries; made if missing.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Compose, cache_dir: str | Path) -> None:
+        # a copy: MONAI's readers change when they read, and with them the hash that the next data set would take
+        super().__init__(data, deepcopy(transform), cache_dir, hash_func=hash_item, hash_transform=pickle_hashing)
+        self.folder = Path(cache_dir)
+        self.told = False
+
+    def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
+        path = self.folder / f"{hash_item(item_transformed).decode()}{self.transform_hash}.pt"
+        item = _read(path)
+        if item is not None:
+            return item
+        new = self._pre_transform(deepcopy(item_transformed))
+        item = convert_to_tensor(new, convert_numeric=False, track_meta=False)
+        try:
+            save_tensors(path, item)
+        except OSError as error:
+            if not self.told:
+                logger.warning("The disk cache does not grow: %s", error)
+            self.told = True
+        return item
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """An entry, its tensors mapped; None where there is none that can be used."""
+    try:
+        return torch.load(path, weights_only=True, mmap=True)
+    except FileNotFoundError:
+        return None
+    except (pickle.UnpicklingError, RuntimeError, EOFError):  # not what we wrote, or cut off
+        warnings.warn(f"Corrupt cache file, made anew: {path}", stacklevel=2)
+        return None
+
+
+def hash_item(item: Mapping[str, Any]) -> bytes:
+    """Hash of an item that changes with the files it names, so that a replaced file is never served from the cache.
+
+    A file counts by its resolved path: data found through a relative path or a link share what is cached.
+    """
+    parts = []
+    for key in sorted(item):
+        values = item[key] if isinstance(item[key], (list, tuple)) else [item[key]]
+        for value in values:
+            state = file_state(value) if isinstance(value, (str, Path)) else []
+            parts.append((key, str(Path(value).resolve()) if state else str(value), state))
+    return hashlib.sha256(repr(parts).encode()).hexdigest().encode()
