@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, Cropd, Padd, RandCropByPosNegLabeld, RandomizableTrait
 
+from hybridmim_components.data.counted_crops import COUNTED_CROPS
 from hybridmim_components.data.disk_cache import DiskCache
 
 if TYPE_CHECKING:
@@ -70,10 +71,16 @@ def make_dataset(
     if cache == "none":
         return Dataset(data, transform)
     if cache == "memory":
-        return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=False)
+        # a copy of a whole volume per draw, but for crops that are copies themselves
+        copy_cache = not isinstance(_first_random(transform), COUNTED_CROPS)
+        return CacheDataset(data, transform, num_workers=max(1, num_workers), copy_cache=copy_cache, progress=False)
     if cache_dir is None:
         raise ValueError("cache 'disk' needs cache_dir, got None")
     return DiskCache(data, transform, cache_dir)
+
+
+def _first_random(transform: Compose) -> Any:
+    return next((step for step in transform.transforms if isinstance(step, RandomizableTrait)), None)
 
 
 def _after_crops(transform: Compose) -> Compose | None:

@@ -144,6 +144,8 @@ BY_DATASET = {
     "train": {
         *("dataset", "dataset_dir", "epochs", "cache", "intensity_range", "num_classes", "fold"),
         "train#random_transforms",
+        "crop_counts#image_key",
+        "crop_counts#num_classes",
         "validate#postprocessing#transforms",
         "validate#key_metric#val_mean_dice#include_background",
     },

@@ -1,0 +1,177 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""MONAI's balanced crops, the very same, without searching the whole label for each draw.
+
+MONAI can keep the indices of all voxels of each class instead, which takes as much memory as image and label together
+for BTCV; here the voxels of each plane are counted once, and a draw searches the one plane that it falls into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.transforms import MapTransform, RandCropByLabelClassesd, RandCropByPosNegLabeld
+from monai.transforms.utils import map_binary_to_indices, map_classes_to_indices
+from monai.utils import convert_to_tensor
+
+__all__ = ["COUNTED_CROPS", "CountedCropByLabelClassesd", "CountedCropByPosNegLabeld", "PlaneCountsd"]
+
+_FOREGROUND, _BACKGROUND = "_foreground", "_background"
+_CLASSES = "_classes"
+
+
+class PlaneCountsd(MapTransform):
+    """Count the voxels that crops may be centred on, plane by plane along the first spatial axis.
+
+    A deterministic transform, to be cached. Adds ``<label_key>_counts``, int64 of shape (kinds, planes): the kinds are
+    foreground and background or, with ``num_classes``, the classes.
+
+    Args:
+        label_key: key of the label (C, H, W, D).
+        image_key: voxels count as background, or as any class, only where this image is brighter than the threshold.
+        image_threshold: the threshold.
+        num_classes: classes of a label of one channel; None: foreground and background.
+    """
+
+    def __init__(
+        self,
+        label_key: str = "label",
+        image_key: str | None = None,
+        image_threshold: float = 0.0,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__(label_key)
+        self.label_key, self.image_key = label_key, image_key
+        self.image_threshold, self.num_classes = image_threshold, num_classes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with the counts."""
+        d = dict(data)
+        volume = _Volume(d, self.label_key, self.image_key, self.image_threshold, self.num_classes)
+        planes = volume.label.shape[1]
+        counts = [torch.bincount(found // volume.plane_size, minlength=planes) for found in volume.indices()]
+        d[f"{self.label_key}_counts"] = torch.stack(counts)
+        return d
+
+
+class CountedCropByPosNegLabeld(RandCropByPosNegLabeld):
+    """MONAI's RandCropByPosNegLabeld with what :class:`PlaneCountsd` has counted: for a seed, the same crops.
+
+    Without the counts it searches, as MONAI's does. Crops are copies, so that nothing done to them reaches a cache.
+
+    Args:
+        settings: arguments of RandCropByPosNegLabeld, without keys of indices.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, fg_indices_key=_FOREGROUND, bg_indices_key=_BACKGROUND)
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> list[dict[Hashable, Any]]:
+        """Return a list of crops of the item."""
+        d = dict(data)
+        counts = d.pop(f"{self.label_key}_counts", None)
+        if counts is not None:
+            volume = _Volume(d, self.label_key, self.image_key, self.cropper.image_threshold)
+            d[_FOREGROUND], d[_BACKGROUND] = volume.counted(counts)
+        return _copied(super().__call__(d, lazy), self.keys)
+
+
+class CountedCropByLabelClassesd(RandCropByLabelClassesd):
+    """MONAI's RandCropByLabelClassesd with what :class:`PlaneCountsd` has counted: for a seed, the same crops.
+
+    Without the counts it searches, as MONAI's does. Crops are copies, so that nothing done to them reaches a cache.
+
+    Args:
+        settings: arguments of RandCropByLabelClassesd, without a key of indices.
+
+    Raises:
+        ValueError: when ``num_classes`` is missing, or ``max_samples_per_class`` would leave out voxels.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, indices_key=_CLASSES)
+        num_classes, most = self.cropper.num_classes, self.cropper.max_samples_per_class
+        if num_classes is None or most is not None:
+            raise ValueError(
+                f"crops from counts need num_classes and no max_samples_per_class, got {num_classes} and {most}"
+            )
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> list[dict[Hashable, Any]]:
+        """Return a list of crops of the item."""
+        d = dict(data)
+        counts, cropper = d.pop(f"{self.label_key}_counts", None), self.cropper
+        if counts is not None:
+            volume = _Volume(d, self.label_key, self.image_key, cropper.image_threshold, cropper.num_classes)
+            d[_CLASSES] = volume.counted(counts)
+        return _copied(super().__call__(d, lazy), self.keys)
+
+
+COUNTED_CROPS = (CountedCropByLabelClassesd, CountedCropByPosNegLabeld)
+
+
+class _Volume:
+    """A label, and the image that limits it, where MONAI looks for the voxels of each kind."""
+
+    def __init__(
+        self,
+        data: Mapping[Hashable, Any],
+        label_key: str,
+        image_key: str | None,
+        threshold: float,
+        num_classes: int | None = None,
+    ) -> None:
+        self.label: torch.Tensor = convert_to_tensor(data[label_key], track_meta=False)
+        self.image = None if image_key is None else convert_to_tensor(data[image_key], track_meta=False)
+        self.threshold, self.num_classes = threshold, num_classes
+        self.plane_size = self.label[0, 0].numel()
+
+    def indices(self, plane: slice = slice(None)) -> list[torch.Tensor]:
+        """Flat indices of each kind in some planes, counted from the first of these."""
+        label = self.label[:, plane]
+        image = None if self.image is None else self.image[:, plane]
+        found: Sequence[Any]
+        if self.num_classes is None:
+            found = map_binary_to_indices(label, image, self.threshold)
+        else:
+            found = map_classes_to_indices(label, self.num_classes, image, self.threshold)
+        return [torch.as_tensor(indices) for indices in found]
+
+    def counted(self, counts: torch.Tensor) -> list[_Indices]:
+        """Indices of each kind in the whole volume, by its counts."""
+        return [_Indices(self, kind, of_kind) for kind, of_kind in enumerate(counts)]
+
+
+class _Indices:
+    """What MONAI takes for a list of flat indices, found when asked for."""
+
+    def __init__(self, volume: _Volume, kind: int, counts: torch.Tensor) -> None:
+        self.volume, self.kind, self.counts = volume, kind, counts
+        self.ends = counts.cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        plane = int(torch.searchsorted(self.ends, number, right=True))
+        found = self.volume.indices(slice(plane, plane + 1))[self.kind]
+        if len(found) != self.counts[plane]:
+            raise ValueError(
+                "PlaneCountsd and the crop must have the same image_key, image_threshold and num_classes, "
+                f"got {int(self.counts[plane])} voxels where the crop finds {len(found)}"
+            )
+        return found[number - int(self.ends[plane])] + plane * self.volume.plane_size  # from the plane's end
+
+
+def _copied(crops: list[dict[Hashable, Any]], keys: Any) -> list[dict[Hashable, Any]]:
+    return [{key: value.clone() if key in keys else value for key, value in crop.items()} for crop in crops]
