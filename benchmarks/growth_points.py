@@ -1,0 +1,204 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What one point of growth.py costs, measured in the process that calls: of one thread, so that a core is the unit.
+
+Each function returns ``time``, CPU seconds, and ``memory``, MiB beyond what the process held before.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["inference", "start_up", "training_step", "write_ct"]
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+# narrow and shallow, so that a point takes seconds; MSD Spleen's config is kept otherwise
+NETWORKS: dict[str, dict[str, Any]] = {
+    "unet": {"network_def#features": [8, 8, 16, 32, 32, 8]},
+    "swinunetr": {
+        "network_def#feature_size": 12,
+        "network_def#depths": [1, 1, 1, 1],
+        "network_def#num_heads": [1, 2, 4, 8],
+    },
+}
+MASKS: dict[str, dict[str, Any]] = {
+    "unet": {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
+    "swinunetr": {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]},
+}
+WINDOW = (48, 48, 48)  # of the sliding window: a small volume has several of them, too
+STORE = {"spacing": (1.5, 1.5, 2.0), "intensity_range": (-57, 164)}  # those of MSD Spleen
+
+
+def training_step(backbone: str, roi_size: Sequence[int], batch_size: int, steps: int = 2) -> dict[str, float]:
+    """A step of pretrain.json, forward, backward and optimiser, with random crops of one volume each.
+
+    Args:
+        backbone: ``unet`` or ``swinunetr``.
+        roi_size: voxels of a crop.
+        batch_size: crops; one has no negatives, so that the contrast is off.
+        steps: steps after the first one; their median is taken.
+    """
+    import torch
+    from monai.bundle import ConfigParser
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLES / f"hybridmim_msd_spleen_{backbone}_segmentation" / "configs" / "pretrain.json"))
+    settings = {"device": "cpu", "roi_size": list(roi_size), **NETWORKS[backbone], **MASKS[backbone]}
+    if batch_size == 1:
+        settings["contrast_weight"] = 0
+    for name, value in settings.items():
+        parser[name] = value
+    before = _reset_peak()
+    names = ("network", "execution", "loss", "optimizer", "train#prepare_batch")
+    network, _, loss, optimizer, prepare_batch = (parser.get_parsed_content(name) for name in names)
+    network.train()
+    seconds = []
+    for _ in range(steps + 1):
+        batch = {"image": torch.rand(batch_size, 1, *roi_size), "volume": torch.arange(batch_size)}
+        start = time.process_time()
+        images, targets, arguments, _ = prepare_batch(batch, torch.device("cpu"))
+        optimizer.zero_grad()
+        loss(network(images, *arguments), **targets)["loss"].backward()
+        optimizer.step()
+        seconds.append(time.process_time() - start)
+    return {"time": statistics.median(seconds[1:]), "memory": _peak() - before}
+
+
+def inference(image: str, configs: Sequence[str], num_classes: int, work: str) -> dict[str, float]:
+    """Segment one CT by a bundle's inference configs, from its file to the mask's.
+
+    Args:
+        image: folder of one CT.
+        configs: names of configs, later ones laid over earlier ones.
+        num_classes: channels of the network's output.
+        work: folder for weights and mask.
+    """
+    import torch
+    from monai.bundle import ConfigWorkflow
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    bundle = BUNDLES / "hybridmim_msd_spleen_unet_segmentation"
+    workflow = ConfigWorkflow(
+        [str(bundle / "configs" / f"{name}.json") for name in configs],
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(bundle),
+        ckpt_dir=work,
+        image_dir=image,
+        output_dir=f"{work}/masks",
+        device="cpu",
+        num_classes=num_classes,
+        roi_size=list(WINDOW),
+        **{"network_def#features": [4, 4, 4, 8, 8, 4]},
+    )
+    workflow.initialize()
+    network = workflow.parser.get_parsed_content("network")
+    torch.save(network.state_dict(), f"{work}/model.pt")
+    with torch.no_grad():
+        network(torch.rand(1, 1, *WINDOW))
+    before, start = _reset_peak(), time.process_time()
+    workflow.run()
+    return {"time": time.process_time() - start, "memory": _peak() - before}
+
+
+def start_up(source: str, folder: str, draws: int = 100) -> dict[str, float]:
+    """All that a pre-training run does with its volumes before the first step, and what a worker of its loader takes.
+
+    Args:
+        source: ``memory``: files, checked and cached in memory; ``store``: a prepared store.
+        folder: where the files are, or the store.
+        draws: volumes that the worker draws crops of.
+
+    Returns:
+        ``time``, ``memory`` of the run, and ``memory of a worker``: what it adds to that.
+    """
+    import torch
+    from prepared_store import parsed
+
+    from hybridmim_components.data import make_dataset, pretraining_lists
+    from hybridmim_components.preflight import check_pretraining
+    from hybridmim_components.store import open_store
+
+    torch.set_num_threads(1)
+    roi_size, transform = parsed("roi_size"), parsed("train#preprocessing")
+    output = Path(f"{folder}_run")
+    before, start = _own_memory(), time.process_time()
+    if source == "store":
+        lists = pretraining_lists("msd_spleen", "", store=open_store(folder, **STORE))
+    else:
+        lists = pretraining_lists("msd_spleen", "", folder)
+    volumes = check_pretraining(lists, output, 4, 2, contrast_weight=0.1, num_workers=1)
+    dataset = make_dataset(volumes["training"], transform, source, num_workers=1, roi_size=roi_size, crops_per_volume=2)
+    seconds = time.process_time() - start
+    gc.collect()
+    memory = _own_memory() - before
+    return {"time": seconds, "memory": memory, "memory of a worker": _worker(dataset, draws)}
+
+
+def _worker(dataset: Any, draws: int) -> float:
+    reading, writing = os.pipe()
+    child = os.fork()  # as a data loader's
+    if child == 0:
+        before, generator = _own_memory(), np.random.default_rng(0)
+        for _ in range(draws):
+            dataset[int(generator.integers(len(dataset)))]
+        os.write(writing, str(_own_memory() - before).encode())
+        os._exit(0)
+    os.close(writing)
+    grown = float(os.read(reading, 100))
+    os.waitpid(child, 0)
+    return grown
+
+
+def _own_memory() -> float:
+    """MiB that this process alone has written: pages of files that are mapped, as those of an index, are shared."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
+
+
+def _reset_peak() -> float:
+    """Forget the peak so far; resident MiB."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak() -> float:
+    # not getrusage, whose peak includes that of the process that started this one
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+def write_ct(folder: str, size: Sequence[int]) -> None:
+    """A phantom of an abdomen with voxels of 1 mm, whose body grows with the image."""
+    import nibabel as nib
+
+    from hybridmim_components.phantoms.anatomy import abdomen_phantom
+
+    image, _ = abdomen_phantom(np.random.default_rng(0), tuple(size), (1.0, 1.0, 1.0))
+    Path(folder).mkdir(parents=True)
+    nib.save(nib.Nifti1Image(image, np.diag([-1.0, -1.0, 1.0, 1.0])), f"{folder}/ct.nii.gz")
