@@ -109,7 +109,7 @@ class Faults:
             process.wait()
         lost = self.verdict(run, key)
         resumed = run.text().count("Going on after step")
-        what = f"{resumed} starts went on from a checkpoint, {in_training} kills came after a new one"
+        what = f"{resumed} starts went on from a checkpoint, {in_training} kills after that start had saved one"
         return Row(
             "kill -9",
             f"{step}, {backbone}",
@@ -238,8 +238,12 @@ class Faults:
         """Hundreds of damaged files, see mutated_files.py."""
         script = [sys.executable, str(ROOT / "benchmarks" / "mutated_files.py")]
         done = subprocess.run(script, capture_output=True, text=True)
-        last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:]
-        return Row("mutated files", "reading", "NIfTI, DICOM, MetaImage, NRRD, JSON, weights, tar", last,
+        what = done.stderr[-200:]
+        if done.stdout.strip():  # the table's last line, of all kinds
+            _, total, accepted, refused, *others, slowest, _ = done.stdout.splitlines()[-1].strip("| ").split(" | ")
+            what = f"{accepted} of {total} accepted, {refused} refused by name, {sum(map(int, others))} otherwise, "
+            what += f"{slowest} s at most"
+        return Row("mutated files", "reading", "NIfTI, DICOM, MetaImage, NRRD, JSON, weights, tar", what,
                    "nothing" if done.returncode == 0 else "see mutated_files.py")  # fmt: skip
 
     def all(self, only: str) -> Iterator[Row]:
