@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back", "keep_freed_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _NEVER = -1
@@ -27,7 +27,7 @@ def keep_freed_memory(largest: int = 2**29) -> bool:
 
     By default every activation of a 3D network is new to the process: the system clears it page by page at each layer,
     which costs time in proportion to its size. The setting holds until the process ends, and what the process took it
-    keeps until then.
+    keeps until then, or until :func:`give_back`.
 
     Args:
         largest: bytes of the largest block to reuse, below 2**31. In inference activations of a window lie below 512
@@ -40,3 +40,9 @@ def keep_freed_memory(largest: int = 2**29) -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_THRESHOLD, largest)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def give_back() -> None:
+    """Return all freed memory to the system once; what is freed later is kept again, where that was set."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

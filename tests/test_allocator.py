@@ -24,6 +24,22 @@ import pytest
 from hybridmim_components import allocator
 from hybridmim_components.allocator import keep_freed_memory
 
+GIVE_BACK = """
+import ctypes, importlib.util, os, sys
+spec = importlib.util.spec_from_file_location("allocator", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE") >> 20
+assert module.keep_freed_memory()
+block = ctypes.create_string_buffer(256 << 20)
+ctypes.memset(block, 1, 256 << 20)
+above = ctypes.create_string_buffer(1 << 20)
+del block
+kept = resident()
+module.give_back()
+print(kept - resident())
+"""
+
 COUNT_FAULTS = """
 import ctypes, importlib.util, resource, sys
 spec = importlib.util.spec_from_file_location("allocator", sys.argv[1])
@@ -51,6 +67,13 @@ def test_freed_memory_is_reused() -> None:
         return int(subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stdout)
 
     assert faults("yes") * 4 < faults("no")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_kept_memory_can_be_given_back() -> None:
+    command = [sys.executable, "-c", GIVE_BACK, str(Path(allocator.__file__))]
+    given = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert given > 200, "MiB, of 256"
 
 
 def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import sys
 
 from monai.engines import Trainer
 
+from hybridmim_components.allocator import give_back
 from hybridmim_components.stop_signals import EXIT_CODE
 
 __all__ = ["run"]
@@ -29,5 +30,6 @@ def run(trainer: Trainer) -> None:
         trainer: with :class:`.handlers.Checkpoints` among its handlers, which tells it.
     """
     trainer.run()
+    give_back()  # a server, such as MONAI Label's, lives on
     if getattr(trainer.state, "stopped", False):
         sys.exit(EXIT_CODE)

@@ -69,7 +69,7 @@ def use_byte_dropout(network: nn.Module) -> int:
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Dropout and child.p > 0:
-                setattr(parent, name, ByteDropout(child.p, child.inplace))
+                setattr(parent, name, ByteDropout(child.p, child.inplace).train(child.training))
                 exchanged += 1
     return exchanged
 
