@@ -9,170 +9,240 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How time and memory grow with crop size, batch, number of volumes, classes and volume size: a plot each, with slopes.
+"""How time and memory grow with crop, batch, number of volumes, classes and volume: a plot each, the slopes named.
 
-    python benchmarks/growth.py                      # a quarter of an hour
-    python benchmarks/growth.py --only crop batch
+    python benchmarks/growth.py                          # all five
+    python benchmarks/growth.py --only crop batch        # some of them
 
-Small networks, so that a point takes seconds; one thread; each point in a process of its own. Time is CPU time. A slope
-is that of the straight line through the upper half of the points, both axes logarithmic: 1 is in proportion, 0 is no
-growth. Writes growth_<variable>.csv and .png to benchmarks/results.
+Small networks on one core, each point in a process of its own (``growth_points.py`` tells what it does). The slope is
+that of a straight line through the upper half of the points in logarithms: the power of the variable that a cost grows
+with. For each variable growth_NAME.csv, .md (the slopes) and .png go to benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import multiprocessing
-import shutil
+import os
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import growth_points
 import numpy as np
+from growth_plots import draw, plain, plain_power
 
-RESULTS = Path(__file__).resolve().parent / "results"
-USUAL, FRUGAL = ["inference"], ["inference", "frugal_inference"]
-MEASURES = {"time": "CPU time, s", "memory": "memory, MiB"}
+Figures = dict[str, float]
+UNITS = {"time": "CPU s", "memory": "MiB"}
 
 
 class Point(NamedTuple):
-    """One measurement: of what, at which value of the variable."""
+    """One measurement: what to call, and where on the axis it lies."""
 
-    curve: str
+    series: str
+    x: int
+    label: str
+    function: Callable[..., Figures]
+    arguments: tuple[Any, ...]
+
+
+class Row(NamedTuple):
+    """What was measured at a point; ``power`` is the slope of its series, None where the point is not in the fit."""
+
+    series: str
+    label: str
+    x: int
+    measure: str
     value: float
-    time: float
-    memory: float
+    power: float | None = None
 
 
-def measured(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
-    """Call in a process of its own."""
+@dataclass
+class Variable:
+    """What a cost grows with.
+
+    Attributes:
+        noun: for sentences: "time grows with ``noun`` to the power".
+        axis: label of the plot's axis.
+        titles: of the panels, by measure.
+        ticks: of the axis, by their labels.
+        points: what to measure.
+        files: what to write beforehand.
+    """
+
+    noun: str
+    axis: str
+    titles: dict[str, str]
+    ticks: dict[str, int]
+    points: list[Point]
+    files: list[tuple[Callable[..., None], tuple[Any, ...]]] = field(default_factory=list)
+
+
+def crop(work: str) -> Variable:
+    """A pre-training step; the sizes keep the part that is reconstructed at the same share of the crop."""
+    sizes = {
+        "UNet": [(48, 48, 48), (96, 48, 48), (96, 96, 48), (96, 96, 96), (144, 96, 96), (144, 144, 96)],
+        "SwinUNETR": [(96, 96, 64), (192, 96, 64), (288, 96, 64), (192, 192, 64)],
+    }
+    points = [
+        Point(name, math.prod(size), "x".join(map(str, size)), growth_points.training_step, (name.lower(), size, 2))
+        for name, own in sizes.items()
+        for size in own
+    ]
+    ticks = {f"{n}³": n**3 for n in (48, 64, 96, 128)}
+    return Variable("the crop's voxels", "voxels of a crop", step_titles("of 2 crops"), ticks, points)
+
+
+def batch(work: str) -> Variable:
+    """A pre-training step of crops of 64^3."""
+    points = [
+        Point(name, number, str(number), growth_points.training_step, (name.lower(), (64, 64, 64), number))
+        for name in ("UNet", "SwinUNETR")
+        for number in (1, 2, 4, 8)
+    ]
+    ticks = {point.label: point.x for point in points}
+    return Variable(
+        "the batch", "crops in a batch (1: without contrast)", step_titles("with crops of 64³"), ticks, points
+    )
+
+
+def volumes(work: str) -> Variable:
+    """Start-up of pre-training from files, checked and cached in memory, and from a prepared store."""
+    files, stores = (4, 8, 16, 32, 64), (10, 100, 1000, 10_000, 100_000)
+    points = [
+        Point("files, memory cache", n, str(n), growth_points.start_up, ("memory", f"{work}/noise/{n}")) for n in files
+    ]
+    points += [
+        Point("prepared store", n, str(n), growth_points.start_up, ("store", f"{work}/stores/{n}")) for n in stores
+    ]
+    titles = {"time": "start-up of pre-training, CPU s", "memory": "own memory after it, MiB"}
+    written = [
+        (growth_points.write_noise, (f"{work}/noise", files, (128, 128, 64))),
+        (growth_points.write_stores, (f"{work}/noise/{files[0]}", f"{work}/stores", stores)),
+    ]
+    ticks = {f"{n:,}": n for n in (10, 100, 1000, 10_000, 100_000)}
+    return Variable("the number of volumes", "volumes", titles, ticks, points, written)
+
+
+def classes(work: str) -> Variable:
+    """Inference on a CT of 128^3."""
+    return segmenting(work, "the number of classes", "classes", [(128, n) for n in (2, 4, 8, 14, 28)], "128³, ")
+
+
+def size(work: str) -> Variable:
+    """Inference with two classes."""
+    return segmenting(work, "the CT's voxels", "voxels of the CT", [(n, 2) for n in (64, 96, 128, 192, 256)], "")
+
+
+def segmenting(work: str, noun: str, axis: str, grid: list[tuple[int, int]], of: str) -> Variable:
+    """Inference by both pipelines; the grid holds the CT's side and the number of classes."""
+    pipelines = {"inference.json": ("inference",), "with frugal_inference.json": ("inference", "frugal_inference")}
+    by_classes = axis == "classes"
+    points = [
+        Point(
+            name,
+            number if by_classes else side**3,
+            str(number) if by_classes else f"{side}x{side}x{side}",
+            growth_points.inference,
+            (f"{work}/ct_{side}", configs, number, work),
+        )
+        for name, configs in pipelines.items()
+        for side, number in grid
+    ]
+    ticks = {str(n) if by_classes else f"{side}³": n if by_classes else side**3 for side, n in grid}
+    titles = {"time": f"segmenting a CT, {of}CPU s", "memory": "peak memory beside that before, MiB"}
+    written = [(growth_points.write_ct, (f"{work}/ct_{side}", (side,) * 3)) for side in {side for side, _ in grid}]
+    return Variable(noun, axis, titles, ticks, points, written)
+
+
+def step_titles(what: str) -> dict[str, str]:
+    """Of the panels for a pre-training step."""
+    return {"time": f"pre-training step {what}, CPU s", "memory": "peak memory beside that before, MiB"}
+
+
+VARIABLES = {variable.__name__: variable for variable in (crop, batch, volumes, classes, size)}
+
+
+def alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call in a new process, so that a figure holds nothing of the one before it."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
-def slope(values: Sequence[float], costs: Sequence[float]) -> float:
-    """Power with which costs grow, over the upper half of the values."""
-    first = (len(values) - 1) // 2
-    return float(np.polyfit(np.log(values[first:]), np.log(np.maximum(costs[first:], 1e-3)), 1)[0])
-
-
-def crop(work: Path) -> Iterator[Point]:
-    """A pre-training step of two crops, by their voxels."""
-    for backbone, sides in (("unet", (48, 64, 80, 96, 128)), ("swinunetr", (64, 96, 128))):
-        for side in sides:
-            yield Point(backbone, side**3, **measured(growth_points.training_step, backbone, [side] * 3, 2))
-
-
-def batch(work: Path) -> Iterator[Point]:
-    """A pre-training step by its crops, of 64³; a single one has no contrast."""
-    for backbone in ("unet", "swinunetr"):
-        for number in (1, 2, 4, 8):
-            yield Point(backbone, number, **measured(growth_points.training_step, backbone, [64] * 3, number))
-
-
-def volumes(work: Path) -> Iterator[Point]:
-    """What a pre-training run does before its first step, by its volumes."""
-    from prepared_store import prepare, simulate
-
-    from hybridmim_components.phantoms import write_msd_spleen
-
-    write_msd_spleen(work / "scans", 1, 32, size=(64, 64, 40), spacing=(3.0, 3.0, 4.0))
-    scans = work / "scans" / "imagesTs"
-    for number in (4, 8, 16, 32):
-        (folder := work / f"scans_{number}").mkdir()
-        for path in sorted(scans.glob("*.nii.gz"))[:number]:
-            shutil.copy(path, folder)
-        found = measured(growth_points.start_up, "memory", str(folder))
-        yield Point("files, cached in memory", number, found["time"], found["memory"])
-    store, _ = prepare(folder, work / "store")
-    for number in (100, 1_000, 10_000, 100_000):
-        found = measured(growth_points.start_up, "store", str(simulate(store, work / f"many_{number}", number)))
-        yield Point("prepared store", number, found["time"], found["memory"])
-        yield Point("prepared store, a worker", number, found["time"], found["memory of a worker"])
-
-
-def classes(work: Path) -> Iterator[Point]:
-    """Segmenting a CT of 160³ voxels, by the classes of the network."""
-    growth_points.write_ct(str(work / "ct"), (160, 160, 160))
-    for curve, configs in (("inference.json", USUAL), ("with frugal_inference.json", FRUGAL)):
-        for number in (2, 4, 8, 16, 32):
-            yield Point(
-                curve, number, **measured(growth_points.inference, str(work / "ct"), configs, number, str(work))
-            )
-
-
-def size(work: Path) -> Iterator[Point]:
-    """Segmenting a CT, 14 classes, by its voxels."""
-    for side in (96, 128, 160, 208, 256):
-        growth_points.write_ct(str(work / f"ct_{side}"), (side,) * 3)
-    for curve, configs in (("inference.json", USUAL), ("with frugal_inference.json", FRUGAL)):
-        for side in (96, 128, 160, 208, 256):
-            found = measured(growth_points.inference, str(work / f"ct_{side}"), configs, 14, str(work))
-            yield Point(curve, side**3, **found)
-
-
-VARIABLES: dict[str, tuple[Callable[[Path], Iterator[Point]], str]] = {
-    "crop": (crop, "voxels of a crop"),
-    "batch": (batch, "crops in a batch"),
-    "volumes": (volumes, "volumes"),
-    "classes": (classes, "classes"),
-    "size": (size, "voxels of the CT, 14 classes"),
-}
-
-
-def write(name: str, title: str, label: str, points: list[Point], folder: Path) -> None:
-    """CSV of the points and the slopes, and a plot of both measures."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+def measured(variable: Variable) -> list[Row]:
+    """All points."""
+    for function, arguments in variable.files:
+        alone(function, arguments)
     rows = []
-    for axis, (measure, unit) in zip(figure.subplots(1, 2), MEASURES.items(), strict=True):
-        for curve in dict.fromkeys(point.curve for point in points):
-            values, costs = zip(*((p.value, getattr(p, measure)) for p in points if p.curve == curve), strict=True)
-            power = slope(values, costs)
-            rows += [(curve, measure, f"{v:g}", f"{c:.4g}", f"{power:.2f}") for v, c in zip(values, costs, strict=True)]
-            if measure == "time" and curve.endswith("a worker"):
-                continue
-            axis.loglog(values, costs, "o-", markersize=4, label=f"{curve}: slope {power:.2f}")
-        ticks = sorted({point.value for point in points})
-        cubes = label.startswith("voxels")
-        axis.set_xticks(ticks, [f"{round(v ** (1 / 3))}³" if cubes else f"{v:,}" for v in ticks], fontsize=8)
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel(label)
-        axis.set_ylabel(unit)
-        axis.grid(alpha=0.3, which="both", linewidth=0.4)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=10)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"growth_{name}.png", dpi=110)
-    with (folder / f"growth_{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        columns = ("curve", "measure", "value", "cost", "slope")
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+    for point in variable.points:
+        for measure, value in alone(point.function, point.arguments).items():
+            kind, _, of = measure.partition(" of ")  # a series of its own for "memory of a worker"
+            series = f"{point.series}: {of}" if of else point.series
+            rows.append(Row(series, point.label, point.x, kind, value))
+            print(f"{series:32s} {point.label:>12s} {kind:8s} {value:10.3f} {UNITS[kind]}", file=sys.stderr, flush=True)
+    return rows
 
 
-def main() -> None:
+def power_of(x: Sequence[float], y: Sequence[float]) -> float:
+    """Slope in logarithms over the upper half of the points, the middle ones included.
+
+    Args:
+        x: ascending.
+        y: cost at each, positive.
+    """
+    first = (len(x) - 1) // 2
+    return float(np.polyfit(np.log(x[first:]), np.log(y[first:]), 1)[0])
+
+
+def fitted(rows: list[Row]) -> list[Row]:
+    """Rows with the power of their series, those of the upper half."""
+    found = []
+    for series, measure in dict.fromkeys((row.series, row.measure) for row in rows):
+        own = sorted((r for r in rows if (r.series, r.measure) == (series, measure)), key=lambda row: row.x)
+        power = power_of([row.x for row in own], [row.value for row in own])
+        first = (len(own) - 1) // 2
+        found += own[:first] + [row._replace(power=power) for row in own[first:]]
+    return found
+
+
+def table(rows: list[Row], noun: str) -> str:
+    """The slopes as sentences in a table."""
+    lines = ["| | measured | slope |", "|---|---|---|"]
+    for series, measure in dict.fromkeys((row.series, row.measure) for row in rows):
+        own = [row for row in rows if (row.series, row.measure) == (series, measure)]
+        ends = " to ".join(plain(end.value) for end in (own[0], own[-1]))
+        sentence = f"{measure} grows with {noun} to the power {plain_power(own[-1].power or 0.0)}"
+        lines.append(f"| {series} | {ends} {UNITS[measure]}, from {own[0].label} to {own[-1].label} | {sentence} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--only", nargs="+", default=list(VARIABLES), choices=list(VARIABLES))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files and plots")
-    options = parser.parse_args()
+    parser.add_argument("--only", nargs="+", choices=list(VARIABLES), default=list(VARIABLES))
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args(arguments)
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        del os.environ[name]  # the allocator as a user has it
+    options.output.mkdir(parents=True, exist_ok=True)
     for name in options.only:
-        measure, label = VARIABLES[name]
         with tempfile.TemporaryDirectory() as work:
-            points = []
-            for point in measure(Path(work)):
-                print(name, *point, flush=True)
-                points.append(point)
-        title = " ".join((measure.__doc__ or "").split()).rstrip(".")
-        write(name, title, label, points, options.results)
+            variable = VARIABLES[name](work)
+            rows = fitted(measured(variable))
+        with open(options.output / f"growth_{name}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["series", name, variable.axis.partition(" (")[0], "measure", "value", "unit", "power"])
+            for row in rows:
+                power = "" if row.power is None else plain_power(row.power)
+                writer.writerow([*row[:4], f"{row.value:.4g}", UNITS[row.measure], power])
+        (options.output / f"growth_{name}.md").write_text(table(rows, variable.noun), encoding="utf-8")
+        draw(variable, rows, options.output / f"growth_{name}.png")
+        print(table(rows, variable.noun), flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["inference", "start_up", "training_step", "write_ct"]
+__all__ = ["inference", "start_up", "training_step", "write_ct", "write_noise", "write_stores"]
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 # narrow and shallow, so that a point takes seconds; MSD Spleen's config is kept otherwise
@@ -42,7 +42,9 @@ MASKS: dict[str, dict[str, Any]] = {
     "unet": {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
     "swinunetr": {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]},
 }
-WINDOW = (48, 48, 48)  # of the sliding window: a small volume has several of them, too
+# a small volume has several windows, too; at a time as many in each pipeline, since PyTorch's fast convolutions of the
+# CPU are not for a single input as small and narrow as this
+WINDOW, WINDOWS_AT_A_TIME = (48, 48, 48), 4
 STORE = {"spacing": (1.5, 1.5, 2.0), "intensity_range": (-57, 164)}  # those of MSD Spleen
 
 
@@ -109,7 +111,7 @@ def inference(image: str, configs: Sequence[str], num_classes: int, work: str) -
         device="cpu",
         num_classes=num_classes,
         roi_size=list(WINDOW),
-        **{"network_def#features": [4, 4, 4, 8, 8, 4]},
+        **{"network_def#features": [4, 4, 4, 8, 8, 4], "inferer#sw_batch_size": WINDOWS_AT_A_TIME},
     )
     workflow.initialize()
     network = workflow.parser.get_parsed_content("network")
@@ -126,7 +128,7 @@ def start_up(source: str, folder: str, draws: int = 100) -> dict[str, float]:
 
     Args:
         source: ``memory``: files, checked and cached in memory; ``store``: a prepared store.
-        folder: where the files are, or the store.
+        folder: that of the files, or the store.
         draws: volumes that the worker draws crops of.
 
     Returns:
@@ -141,7 +143,7 @@ def start_up(source: str, folder: str, draws: int = 100) -> dict[str, float]:
 
     torch.set_num_threads(1)
     roi_size, transform = parsed("roi_size"), parsed("train#preprocessing")
-    output = Path(f"{folder}_run")
+    output = f"{folder}_run"
     before, start = _own_memory(), time.process_time()
     if source == "store":
         lists = pretraining_lists("msd_spleen", "", store=open_store(folder, **STORE))
@@ -153,6 +155,41 @@ def start_up(source: str, folder: str, draws: int = 100) -> dict[str, float]:
     gc.collect()
     memory = _own_memory() - before
     return {"time": seconds, "memory": memory, "memory of a worker": _worker(dataset, draws)}
+
+
+def write_ct(folder: str, size: Sequence[int]) -> None:
+    """A phantom of an abdomen with voxels of 1 mm, whose body grows with the image."""
+    import nibabel as nib
+
+    from hybridmim_components.phantoms.anatomy import abdomen_phantom
+
+    image, _ = abdomen_phantom(np.random.default_rng(0), tuple(size), (1.0, 1.0, 1.0))
+    Path(folder).mkdir(parents=True)
+    nib.save(nib.Nifti1Image(image, np.diag([-1.0, -1.0, 1.0, 1.0])), f"{folder}/ct.nii.gz")
+
+
+def write_noise(folder: str, numbers: Sequence[int], size: Sequence[int]) -> None:
+    """CTs of noise, each another one, at the bundle's spacing: so many of them in ``folder``/NUMBER."""
+    import nibabel as nib
+
+    generator, affine = np.random.default_rng(0), np.diag([-1.5, -1.5, 2.0, 1.0])
+    for number in numbers:
+        Path(folder, str(number)).mkdir(parents=True)
+    for i in range(max(numbers)):
+        own = [Path(folder, str(number), f"ct_{i:03d}.nii.gz") for number in numbers if i < number]
+        nib.save(nib.Nifti1Image(generator.integers(-100, 200, tuple(size), np.int16), affine), own[0])
+        for path in own[1:]:
+            os.link(own[0], path)
+
+
+def write_stores(images: str, folder: str, numbers: Sequence[int]) -> None:
+    """A prepared store, and beside it the same under the index of so many volumes: ``folder``/NUMBER."""
+    from prepared_store import prepare, simulate
+
+    Path(folder).mkdir(parents=True)
+    store, _ = prepare(Path(images), Path(folder) / "prepared")
+    for number in numbers:
+        simulate(store, Path(folder) / str(number), number)
 
 
 def _worker(dataset: Any, draws: int) -> float:
@@ -191,14 +228,3 @@ def _peak() -> float:
 def _status(name: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
-
-
-def write_ct(folder: str, size: Sequence[int]) -> None:
-    """A phantom of an abdomen with voxels of 1 mm, whose body grows with the image."""
-    import nibabel as nib
-
-    from hybridmim_components.phantoms.anatomy import abdomen_phantom
-
-    image, _ = abdomen_phantom(np.random.default_rng(0), tuple(size), (1.0, 1.0, 1.0))
-    Path(folder).mkdir(parents=True)
-    nib.save(nib.Nifti1Image(image, np.diag([-1.0, -1.0, 1.0, 1.0])), f"{folder}/ct.nii.gz")

@@ -56,6 +56,7 @@ TITLES = {
 }
 COMPARED = ("released", "whole", "ours")
 MEASURES = ("cpu_s", "wall_s", "peak_gib", "first_s")
+PLOTTED = {"cpu_s": "CPU time", "peak_gib": "peak memory"}
 
 
 def step_of(kind: str, backbone: str, knobs: dict[str, Any]) -> Callable[[], None]:
@@ -150,7 +151,7 @@ def write(backbone: str, found: dict[str, list[dict[str, float]]], folder: Path)
     for line in [columns, ["---"] * len(columns), *table]:
         print("| " + " | ".join(map(str, line)) + " |")
     if base:
-        plot(backbone, {TITLES[k]: [row[m] / base[m] for m in MEASURES[:3]] for k, row in medians.items()}, path)
+        plot(backbone, {TITLES[k]: [row[m] / base[m] for m in PLOTTED] for k, row in medians.items()}, path)
 
 
 def plot(backbone: str, ratios: dict[str, list[float]], path: Path) -> None:
@@ -160,11 +161,11 @@ def plot(backbone: str, ratios: dict[str, list[float]], path: Path) -> None:
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes, width = figure.subplots(), 0.8 / len(ratios)
     for number, (title, values) in enumerate(ratios.items()):
-        places = [i + (number - (len(ratios) - 1) / 2) * width for i in range(3)]
+        places = [i + (number - (len(ratios) - 1) / 2) * width for i in range(len(values))]
         bars = axes.bar(places, values, 0.92 * width, label=title)
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
     axes.axhline(1, color="0.5", linewidth=0.8)
-    axes.set_xticks(range(3), ["CPU time", "wall time", "peak memory"])
+    axes.set_xticks(range(len(PLOTTED)), list(PLOTTED.values()))
     axes.set_ylabel("ratio to the released recipe")
     axes.set_title({"unet": "UNet", "swinunetr": "SwinUNETR"}[backbone] + ", a pre-training step, two crops of 96³")
     axes.spines[["top", "right"]].set_visible(False)

@@ -9,28 +9,26 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Slopes and plots of made-up points."""
+"""Slopes of made-up points."""
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 import pytest
-from growth import Point, slope, write
+from growth import Row, fitted, power_of, table
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 1.7])
 def test_a_slope_is_the_power_over_the_upper_half(power: float) -> None:
-    values = [1, 2, 4, 8, 16]
-    costs = [100, 100, *(3 * v**power for v in values[2:])]
-    assert slope(values, costs) == pytest.approx(power, abs=1e-9)
+    x = [1, 2, 4, 8, 16]
+    assert power_of(x, [100, 100, *(3 * v**power for v in x[2:])]) == pytest.approx(power, abs=1e-9)
 
 
-def test_points_and_slopes_are_written(tmp_path: Path) -> None:
-    points = [Point("a", v, 2.0 * v, 100.0) for v in (2, 4, 8)]
-    write("batch", "A step", "crops", points, tmp_path)
-    with (tmp_path / "growth_batch.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {(row["measure"], row["slope"]) for row in rows} == {("time", "1.00"), ("memory", "0.00")}
-    assert len(rows) == 6 and (tmp_path / "growth_batch.png").stat().st_size > 1000
+def test_each_series_and_measure_has_a_slope_of_its_own() -> None:
+    rows = [Row("a", str(x), x, "time", 2.0 * x) for x in (8, 2, 4)]
+    rows += [Row("a", str(x), x, "memory", 100.0) for x in (2, 4, 8)]
+    found = fitted(rows)
+    assert [row.x for row in found] == [2, 4, 8] * 2 and found[0].power is None
+    assert found[2].power == pytest.approx(1) and found[-1].power == pytest.approx(0)
+    assert "| a | 4 to 16 CPU s, from 2 to 8 | time grows with the batch to the power 1.00 |" in table(
+        found, "the batch"
+    )
