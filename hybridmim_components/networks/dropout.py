@@ -65,13 +65,13 @@ def use_byte_dropout(network: nn.Module) -> int:
     Returns:
         Number of exchanged modules.
     """
-    exchanged = 0
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.Dropout and child.p > 0:
-                setattr(parent, name, ByteDropout(child.p, child.inplace).train(child.training))
-                exchanged += 1
-    return exchanged
+    exchanged: dict[nn.Module, ByteDropout] = {}
+    # a layer of SwinUNETR's MLPs has two names
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if type(module) is nn.Dropout and module.p > 0:
+            new = ByteDropout(module.p, module.inplace).train(module.training)
+            network.set_submodule(name, exchanged.setdefault(module, new))
+    return len(exchanged)
 
 
 def use_channel_dropout(network: nn.Module, spatial_dims: int) -> int:

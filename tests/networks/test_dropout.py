@@ -79,6 +79,9 @@ def test_all_element_wise_dropout_of_a_network_is_exchanged_once() -> None:
     assert use_byte_dropout(network) == 2 and use_byte_dropout(network) == 0
     assert [type(m) for m in network] == [ByteDropout, nn.Sequential, nn.Dropout]
     assert type(network[1][0]) is nn.Dropout3d and network[1][1].p == 0.2
+    shared = nn.Dropout(0.1)
+    twice = nn.Sequential(shared, nn.Sequential(shared))
+    assert use_byte_dropout(twice) == 1 and twice[0] is twice[1][0] and type(twice[0]) is ByteDropout
     frozen = nn.Sequential(nn.Dropout(0.1)).eval()
     use_byte_dropout(frozen)
     assert not frozen[0].training
