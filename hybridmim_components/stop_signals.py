@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 EXIT_CODE = 75
 """Of a run that was told to stop and can be resumed: EX_TEMPFAIL of sysexits.h, try again later."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS and Windows: workers there are told with the others
 
 
 class StopSignals:
@@ -75,6 +77,9 @@ class StopSignals:
 @contextmanager
 def held_back() -> Iterator[None]:
     """Keep signals waiting, so that processes forked inside begin with them held back."""
+    if not _CAN_WAIT:
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
@@ -91,11 +96,13 @@ def heed_the_parent_alone(worker_id: int = 0) -> None:
     Args:
         worker_id: given by torch, not used.
     """
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
+    if not _CAN_WAIT or parent is None:
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
     def serve() -> None:
-        while signal.sigwaitinfo(_SIGNALS).si_pid != parent:
+        while signal.sigwaitinfo(_SIGNALS).si_pid != parent.pid:
             pass
         os._exit(0)
 

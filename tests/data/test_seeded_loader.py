@@ -124,3 +124,10 @@ def test_workers_end_when_their_parent_tells_them_to() -> None:
         worker.terminate()
         worker.join(timeout=20)
     assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+def test_where_processes_cannot_wait_for_signals_they_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridmim_components.stop_signals._CAN_WAIT", False)
+    monkeypatch.delattr(signal, "sigwaitinfo")
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    assert len(list(SeededLoader(Images(4), 2, num_workers=1))) == 2
