@@ -70,19 +70,13 @@ def step_of(kind: str, backbone: str, knobs: dict[str, Any]) -> Callable[[], Non
     parser.update({"device": "cpu", **KINDS[kind], **knobs})
     torch.manual_seed(0)
     images = torch.rand(2, 1, *parser.get_parsed_content("roi_size"))
-    if kind in ("released", "whole"):  # torch's own dropout and allocator, as a user would have them
-        network = parser.get_parsed_content("network_def")
-        rates = {name: m.p for name, m in network.named_modules() if type(m) is torch.nn.Dropout}
+    if kind not in ("released", "whole"):  # these have torch's own dropout and allocator, as a user would
+        parser.get_parsed_content("execution")
     if kind == "released":
-        model: Any = ReleasedStep(network, parser.get_parsed_content("grid"))
+        model: Any = ReleasedStep(parser.get_parsed_content("network_def"), parser.get_parsed_content("grid"))
         optimizer = torch.optim.AdamW(model.parameters())
     else:
         model, optimizer = parser.get_parsed_content("model"), parser.get_parsed_content("optimizer")
-        if kind == "whole":
-            for name, rate in rates.items():
-                network.set_submodule(name, torch.nn.Dropout(rate))
-        else:
-            parser.get_parsed_content("execution")
     loss, prepare = parser.get_parsed_content("loss"), parser.get_parsed_content("train#prepare_batch")
     model.train()
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hybridmim_components.masking import MaskGrid, expand_mask
 from hybridmim_components.networks.backbones import backbone_of
-from hybridmim_components.networks.dropout import has_dropout, use_byte_dropout, use_channel_dropout
+from hybridmim_components.networks.dropout import has_dropout, use_channel_dropout
 from hybridmim_components.partial_region import Region, mean_per_subvolume
 
 __all__ = ["MASK_FILLS", "OUTPUT_ACTIVATIONS", "HybridMIM"]
@@ -94,7 +94,6 @@ class HybridMIM(nn.Module):
         dims = len(grid.image_size)
         if channel_dropout:
             use_channel_dropout(network, dims)
-        use_byte_dropout(network)
         in_channels, bottleneck, decoded = self.backbone.channels(network)
         self.network = network
         self.grid = grid
