@@ -12,6 +12,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from monai.networks.nets import BasicUNet, SwinUNETR
@@ -31,7 +34,8 @@ def build(name: str) -> nn.Module:
 
 def gradients(network: nn.Module, size: tuple[int, ...]) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    network.train()(torch.rand(size)).square().mean().backward()
+    image = torch.rand(size, dtype=next(network.parameters()).dtype)
+    network.train()(image).square().mean().backward()
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
@@ -79,6 +83,26 @@ def test_blocks_are_compiled_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None
         "UnetrBasicBlock": 5,
         "UnetrUpBlock": 5,
     }
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_blocks_give_the_same_gradients(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without dropout, whose random numbers a compiled block draws in another order."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+    def build_without_dropout() -> nn.Module:
+        torch.manual_seed(0)
+        return BasicUNet(features=(4, 4, 8, 8, 16, 4)).double()  # double: no rounding chooses what is pooled
+
+    plain = gradients(set_execution(build_without_dropout(), "cpu"), SIZES["unet"])
+    network = set_execution(build_without_dropout(), "cpu", compile=True)
+    assert list(network.state_dict()) == list(build_without_dropout().state_dict())
+    found = gradients(network, SIZES["unet"])
+    assert any(tmp_path.iterdir()), "nothing was compiled"
+    assert found.keys() == plain.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_what_excludes_each_other_is_refused() -> None:
