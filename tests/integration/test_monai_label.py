@@ -170,8 +170,8 @@ def test_annotators_infer_correct_train_and_infer_again(start_server: Callable, 
 @pytest.mark.full
 def test_frugal_inference_gives_annotators_the_same_masks(start_server: Callable, tmp_path: Path) -> None:
     studies = tmp_path / "the studies"
-    case = write_studies(studies, tmp_path / "phantoms")[SPLEEN][1]
-    usual = small_bundle(tmp_path / "bundles", SPLEEN)
+    _, case = write_studies(studies, "msd_spleen", small_phantoms(tmp_path / "phantoms", "msd_spleen", 6))
+    usual = trained_bundle(tmp_path / "bundles", SHORT[SPLEEN])
     frugal = export_with_frugal_inference(usual, tmp_path / "exported")
     arguments = ("--bundles", f"{usual},{frugal}", "--studies", str(studies), "--app", str(tmp_path / "app"))
     server = start_server(*arguments)
