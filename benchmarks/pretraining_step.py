@@ -43,6 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "whole": {**PLAIN, "region": "full"},
     "ours": {},
     "new_memory": PLAIN,
+    "huge_pages": PLAIN,
     "checkpointing": {"activation_checkpointing": True},
     "compiled": {"compile": True},
 }
@@ -51,9 +52,11 @@ TITLES = {
     "whole": "whole crop, two views",
     "ours": "ours",
     "new_memory": "ours, keep_freed_memory false",
+    "huge_pages": "ours, keep_freed_memory false, huge pages",
     "checkpointing": "ours, activation_checkpointing true",
     "compiled": "ours, compile true",
 }
+ENVIRONMENT = {"huge_pages": {"THP_MEM_ALLOC_ENABLE": "1"}}  # of PyTorch; Linux where huge pages can be asked for
 COMPARED = ("released", "whole", "ours")
 MEASURES = ("cpu_s", "wall_s", "peak_gib", "first_s")
 PLOTTED = {"cpu_s": "CPU time", "peak_gib": "peak memory"}
@@ -112,17 +115,10 @@ def rounds_of(backbone: str, kinds: list[str], rounds: int, knobs: dict[str, Any
         for kind in kinds:
             if number and kind not in COMPARED:
                 continue
-            command = [
-                sys.executable,
-                __file__,
-                "--measure",
-                kind,
-                "--backbones",
-                backbone,
-                "--knobs",
-                json.dumps(knobs),
-            ]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=plain)
+            command = [sys.executable, __file__, "--measure", kind, "--backbones", backbone]
+            command += ["--knobs", json.dumps(knobs)]
+            environment = {**plain, **ENVIRONMENT.get(kind, {})}
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             found[kind].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{backbone}, round {number + 1}, {kind}: {found[kind][-1]}", file=sys.stderr, flush=True)
     return found

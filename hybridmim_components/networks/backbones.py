@@ -91,7 +91,7 @@ class BasicUNetBackbone(Backbone):
     network_class = BasicUNet
     output_layer = "final_conv"
     blocks = (TwoConv, UpCat)
-    # two crops' full-resolution maps, of 432 MiB at the published width, split up what is kept: 1.3 times the peak memory
+    # full-resolution maps of two crops, 432 MiB at the published width, split up what is kept: 1.3 times the memory
     largest_kept_block = 3 * 2**27
     stem = ("conv_0.conv_0.conv.weight",)
     whole_strides = False
