@@ -18,7 +18,7 @@ import platform
 
 __all__ = ["give_back", "keep_freed_memory"]
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 _NEVER = -1
 
 
@@ -39,6 +39,7 @@ def keep_freed_memory(largest: int = 2**29) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_M_ARENA_MAX, 1)  # else other threads, as those that fill a cache, keep no large block
     return bool(mallopt(_M_MMAP_THRESHOLD, largest)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 

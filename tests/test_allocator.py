@@ -41,28 +41,36 @@ print(kept - resident())
 """
 
 COUNT_FAULTS = """
-import ctypes, importlib.util, resource, sys
+import ctypes, importlib.util, resource, sys, threading
 spec = importlib.util.spec_from_file_location("allocator", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 assert sys.argv[2] == "no" or module.keep_freed_memory()
 blocks = [ctypes.create_string_buffer(1)]
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for round in range(4):
-    if round == 1: before = faults()
-    blocks[0] = None
-    blocks[0] = ctypes.create_string_buffer(64 << 20)
-    ctypes.memset(blocks[0], 1, 64 << 20)
-print(faults() - before)
+def fill():
+    for round in range(4):
+        if round == 1: before = faults()
+        blocks[0] = None
+        blocks[0] = ctypes.create_string_buffer(64 << 20)
+        ctypes.memset(blocks[0], 1, 64 << 20)
+    print(faults() - before)
+if sys.argv[3] == "main":
+    fill()
+else:
+    thread = threading.Thread(target=fill)
+    thread.start()
+    thread.join()
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_reused() -> None:
+@pytest.mark.parametrize("place", ["main", "a thread of its own"])
+def test_freed_memory_is_reused(place: str) -> None:
     """In processes of their own: the setting lasts as long as the process."""
 
     def faults(keep: str) -> int:
-        command = [sys.executable, "-c", COUNT_FAULTS, str(Path(allocator.__file__)), keep]
+        command = [sys.executable, "-c", COUNT_FAULTS, str(Path(allocator.__file__)), keep, place]
         plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
         return int(subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stdout)
 
