@@ -172,6 +172,7 @@ def many(store: Any, work: Path, numbers: list[int], draws: int) -> list[Row]:
     rows: list[Row] = []
     for number in numbers:
         folder = simulate(store, work / f"simulated_{number}", number)
+        os.sync()  # pages of a file not yet on the disk would count as the process's own
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found = pool.apply(start_and_draw, (str(folder), draws))
         index = sum((folder / name).stat().st_size for name in ("index.npy", "foreground.npy")) / 2**20
