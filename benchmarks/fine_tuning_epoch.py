@@ -106,7 +106,7 @@ def prepare(work: Path, options: argparse.Namespace) -> None:
             write_btcv(work / "btcv", options.cases + 1, 0, size=SIZE, spacing=SPACING)
         else:
             write_msd_spleen(work / "spleen", options.cases + 1, 0, size=SIZE, spacing=SPACING)
-    if not (work / f"filled_{options.bundle}").is_dir():
+    if "disk, filled" in options.kinds and not (work / f"filled_{options.bundle}").is_dir():
         one(work, "disk, filled", options)
 
 

@@ -26,8 +26,8 @@ def keep_freed_memory(largest: int = 2**29) -> bool:
     """Make glibc reuse freed blocks instead of returning each to the system.
 
     By default every activation of a 3D network is new to the process: the system clears it page by page at each layer,
-    which costs time in proportion to its size. The setting holds until the process ends, and what the process took it
-    keeps until then, or until :func:`give_back`.
+    which costs time in proportion to its size. The setting holds until the process ends, in threads started later too,
+    and what the process took it keeps until then, or until :func:`give_back`.
 
     Args:
         largest: bytes of the largest block to reuse, below 2**31. In inference activations of a window lie below 512
@@ -39,7 +39,7 @@ def keep_freed_memory(largest: int = 2**29) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_ARENA_MAX, 1)  # else other threads, as those that fill a cache, keep no large block
+    mallopt(_M_ARENA_MAX, 1)  # a thread's own arena, as of one that fills a cache, can keep no large block
     return bool(mallopt(_M_MMAP_THRESHOLD, largest)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 

@@ -31,7 +31,6 @@ SCRIPT = ROOT / "benchmarks" / "fine_tuning_epoch.py"
 def test_kinds_are_compared_on_real_runs(tmp_path: Path) -> None:
     work, results = tmp_path / "work", tmp_path / "results"
     write_msd_spleen(work / "spleen", 3, 0, size=(64, 64, 48), spacing=(5.0, 5.0, 5.0))  # else it writes large ones
-    (work / "filled_msd_spleen_unet").mkdir()  # no kind asked for needs it
     command = [sys.executable, str(SCRIPT), "--work", str(work), "--results", str(results), "--kinds", "none", "memory"]
     command += ["--rounds", "1", "--epochs", "2", "--cases", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
