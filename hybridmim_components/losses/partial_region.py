@@ -27,10 +27,10 @@ def masked_squared_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Te
         mask: boolean (B, 1, *spatial), True where a voxel is masked. Pixel values never decide what counts.
 
     Returns:
-        Tensor (B,).
+        Tensor (B,), float32: float16 cannot count the voxels of a crop.
     """
-    weight = mask.expand_as(target).to(prediction.dtype)
-    error = ((prediction - target) ** 2 * weight).flatten(1).sum(1)
+    weight = mask.expand_as(target).float()
+    error = ((prediction.float() - target.float()) ** 2 * weight).flatten(1).sum(1)
     return error / weight.flatten(1).sum(1).clamp(min=1)
 
 
