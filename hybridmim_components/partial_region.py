@@ -14,15 +14,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hybridmim_components.masking import MaskGrid
 
-__all__ = ["REGIONS", "Region", "choose_region", "full_region", "mean_per_subvolume", "subvolume_content"]
+__all__ = ["REGIONS", "Region", "choose_region", "full_region", "split_subvolumes", "subvolume_content"]
 
 REGIONS = ("random", "corner", "content", "full")
 
@@ -142,10 +140,23 @@ def subvolume_content(image: Tensor, grid: MaskGrid) -> Tensor:
         Tensor (*subvolume_grid) in [0, 1].
     """
     foreground = (image != 0).float().mean(1, keepdim=True)
-    return mean_per_subvolume(foreground, grid).mean((0, 1))
+    return split_subvolumes(foreground, grid).mean((0, 2)).view(grid.subvolume_grid)
 
 
-def mean_per_subvolume(feature: Tensor, grid: MaskGrid) -> Tensor:
-    """Mean of a feature map (B, C, *spatial) over each sub-volume, (B, C, *subvolume_grid)."""
-    pool: Any = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(grid.image_size)]
-    return pool(feature, grid.subvolume_grid)
+def split_subvolumes(feature: Tensor, grid: MaskGrid) -> Tensor:
+    """All values of a feature map in each sub-volume, in their places.
+
+    Args:
+        feature: (B, C, *spatial), at a resolution that the sub-volumes divide.
+        grid: the crop's grid.
+
+    Returns:
+        Tensor (B, S, C * V) of S sub-volumes in C order with V voxels each.
+    """
+    dims = len(grid.image_size)
+    sides = [n // total for n, total in zip(feature.shape[2:], grid.subvolume_grid, strict=True)]
+    shape = [size for pair in zip(grid.subvolume_grid, sides, strict=True) for size in pair]
+    blocks = feature.reshape(*feature.shape[:2], *shape)
+    # (B, C, s1, v1, .., sn, vn) -> (B, s1, .., sn, C, v1, .., vn)
+    order = [0, *(2 + 2 * d for d in range(dims)), 1, *(3 + 2 * d for d in range(dims))]
+    return blocks.permute(order).reshape(len(feature), grid.num_subvolumes, -1)

@@ -14,17 +14,19 @@
 from __future__ import annotations
 
 from hybridmim_components.networks.backbones import Backbone, backbone_of
-from hybridmim_components.networks.dropout import ByteDropout, has_dropout, use_byte_dropout, use_channel_dropout
+from hybridmim_components.networks.dropout import ByteDropout, has_dropout, use_byte_dropout
 from hybridmim_components.networks.execution import set_execution
 from hybridmim_components.networks.hybridmim import HybridMIM
+from hybridmim_components.networks.mask_fill import MASK_FILLS, MaskFill
 
 __all__ = [
+    "MASK_FILLS",
     "Backbone",
     "ByteDropout",
     "HybridMIM",
+    "MaskFill",
     "backbone_of",
     "has_dropout",
     "set_execution",
     "use_byte_dropout",
-    "use_channel_dropout",
 ]

@@ -16,10 +16,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.networks.blocks import ADN
 from torch import Tensor, nn
 
-__all__ = ["ByteDropout", "has_dropout", "use_byte_dropout", "use_channel_dropout"]
+__all__ = ["ByteDropout", "has_dropout", "use_byte_dropout"]
 
 
 class ByteDropout(nn.Dropout):
@@ -72,29 +71,6 @@ def use_byte_dropout(network: nn.Module) -> int:
             new = ByteDropout(module.p, module.inplace).train(module.training)
             network.set_submodule(name, exchanged.setdefault(module, new))
     return len(exchanged)
-
-
-def use_channel_dropout(network: nn.Module, spatial_dims: int) -> int:
-    """Exchange the element-wise dropout of MONAI's convolution blocks for channel-wise dropout, in place.
-
-    Drawing one number per channel instead of one per voxel is much cheaper, and the state dict, having no dropout
-    entries, stays that of the stock network.
-
-    Args:
-        network: the network to change.
-        spatial_dims: 2 or 3.
-
-    Returns:
-        Number of exchanged modules.
-    """
-    channel_dropout = {2: nn.Dropout2d, 3: nn.Dropout3d}[spatial_dims]
-    exchanged = 0
-    for block in network.modules():
-        dropout = getattr(block, "D", None)
-        if isinstance(block, ADN) and type(dropout) is nn.Dropout:
-            block.D = channel_dropout(dropout.p)
-            exchanged += 1
-    return exchanged
 
 
 def has_dropout(network: nn.Module) -> bool:

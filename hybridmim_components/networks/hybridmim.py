@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from hybridmim_components.masking import MaskGrid, expand_mask
 from hybridmim_components.networks.backbones import backbone_of
-from hybridmim_components.networks.dropout import has_dropout, use_channel_dropout
-from hybridmim_components.partial_region import Region, mean_per_subvolume
+from hybridmim_components.networks.dropout import has_dropout
+from hybridmim_components.networks.mask_fill import MaskFill
+from hybridmim_components.partial_region import Region, split_subvolumes
 
-__all__ = ["MASK_FILLS", "OUTPUT_ACTIVATIONS", "HybridMIM"]
+__all__ = ["OUTPUT_ACTIVATIONS", "HybridMIM"]
 
-MASK_FILLS = ("zero", "token")
 OUTPUT_ACTIVATIONS = ("sigmoid", "identity")
 CENTER_MOMENTUM = 0.9
 
@@ -36,7 +36,10 @@ class HybridMIM(nn.Module):
     """Wrap a stock MONAI network for HybridMIM pre-training (Xing et al., https://arxiv.org/abs/2303.10333).
 
     ``model.network`` stays the stock network: it segments whole inputs, and its state dict is what fine-tuning loads.
-    Only the heads and the mask token are added beside it. Any other entry of :mod:`.backbones` works alike.
+    Only the heads and the mask's fill are added beside it. Any other entry of :mod:`.backbones` works alike.
+
+    The number and location heads see every bottleneck voxel of their sub-volume in its place: a mean over the voxels
+    would not tell which of them saw a masked patch.
 
     The contrast compares means over all tokens, less a running mean over the samples (centring as in DINO, Caron et
     al., https://arxiv.org/abs/2104.14294). Instance normalisation gives every sample nearly the same mean; without
@@ -45,16 +48,14 @@ class HybridMIM(nn.Module):
     Args:
         network: a stock network that :func:`.backbones.backbone_of` knows.
         grid: sub-volumes and patches of the crops.
-        mask_fill: what a masked voxel becomes: ``zero`` (released code) or ``token``, a learned value per channel,
-            which can be told from air.
+        mask_fill: what a masked voxel becomes, see :class:`.mask_fill.MaskFill`.
+        fill_value: of the mask fills ``constant`` and ``token``; outside the range of the images.
         output_activation: ``sigmoid`` for images in 0..1, ``identity`` for z-scored ones.
         partial_region: whether to decode the region in training mode too.
         perception: whether to compute the number and location heads.
         contrast: whether to compute the second dropout view, in training mode.
         projection_size: length of the vectors that the contrast compares.
         second_view_grad: let gradient flow through the second view too (released code: no).
-        channel_dropout: drop whole channels of convolution blocks instead of single voxels: cheaper, but it disturbs
-            the mean over all tokens so much that the contrast of a UNet learns slowly, if at all.
 
     Raises:
         TypeError: when the network's class is unknown.
@@ -70,20 +71,18 @@ class HybridMIM(nn.Module):
         self,
         network: nn.Module,
         grid: MaskGrid,
-        mask_fill: str = "token",
+        mask_fill: str = "constant",
+        fill_value: float = -1.0,
         output_activation: str = "sigmoid",
         partial_region: bool = True,
         perception: bool = True,
         contrast: bool = True,
         projection_size: int = 384,
         second_view_grad: bool = False,
-        channel_dropout: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone_of(network)
         check_geometry(grid, self.backbone.total_stride(network), type(network).__name__)
-        if mask_fill not in MASK_FILLS:
-            raise ValueError(f"mask_fill must be one of {MASK_FILLS}, got {mask_fill!r}")
         if output_activation not in OUTPUT_ACTIVATIONS:
             raise ValueError(f"output_activation must be one of {OUTPUT_ACTIVATIONS}, got {output_activation!r}")
         if contrast and not has_dropout(network):
@@ -92,22 +91,19 @@ class HybridMIM(nn.Module):
                 "set network_def's dropout (BasicUNet) or drop_rate (SwinUNETR) above 0, or contrast_weight to 0"
             )
         dims = len(grid.image_size)
-        if channel_dropout:
-            use_channel_dropout(network, dims)
         in_channels, bottleneck, decoded = self.backbone.channels(network)
         self.network = network
         self.grid = grid
-        self.mask_fill = mask_fill
+        self.mask_fill = MaskFill(mask_fill, fill_value, in_channels, dims)
         self.output_activation = output_activation
         self.partial_region = partial_region
         self.second_view_grad = second_view_grad
         convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
         self.reconstruction_head = convolution(decoded, in_channels, kernel_size=1)
-        self.mask_token: nn.Parameter | None = None
-        if mask_fill == "token":
-            self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, in_channels, *[1] * dims), std=0.02))
-        self.number_head = nn.Linear(bottleneck, grid.num_patches + 1) if perception else None
-        self.location_head = nn.Linear(bottleneck, grid.num_patches) if perception else None
+        stride = self.backbone.total_stride(network)
+        token = bottleneck * prod(size // stride for size in grid.subvolume_size)
+        self.number_head = nn.Linear(token, grid.num_patches + 1) if perception else None
+        self.location_head = nn.Linear(token, grid.num_patches) if perception else None
         # a bias would be the same for all samples again, which is what centring takes out
         self.projection_head = nn.Linear(bottleneck, projection_size, bias=False) if contrast else None
         self.register_buffer("projection_center", torch.zeros(bottleneck))
@@ -116,10 +112,7 @@ class HybridMIM(nn.Module):
 
     def apply_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         """Crops (B, C, *image_size) with their masked voxels filled; ``mask`` is boolean (B, S, P)."""
-        hidden = expand_mask(mask, self.grid)
-        if self.mask_token is None:
-            return x.masked_fill(hidden, 0)
-        return torch.where(hidden, self.mask_token.to(x.dtype), x)
+        return self.mask_fill(x, expand_mask(mask, self.grid))
 
     def forward(self, x: Tensor, mask: Tensor, region: Region) -> dict[str, Tensor]:
         """Compute what the losses compare.
@@ -130,9 +123,9 @@ class HybridMIM(nn.Module):
             region: partial region to decode.
 
         Returns:
-            ``reconstruction`` (B, C, *region) unless it is off and the model in training mode, ``number`` (B, S, P + 1)
-            and ``location`` (B, S, P) logits unless perception is off, ``view1`` and ``view2`` (B, F) in training mode
-            unless the contrast is off.
+            ``masked`` (B, C, *image_size), what the network saw; ``reconstruction`` (B, C, *region) unless it is off
+            and the model in training mode; ``number`` (B, S, P + 1) and ``location`` (B, S, P) logits unless perception
+            is off; ``view1`` and ``view2`` (B, F) in training mode unless the contrast is off.
 
         Raises:
             ValueError: when x is not of the grid's size, or, at the first call, holds what the output activation cannot
@@ -146,12 +139,12 @@ class HybridMIM(nn.Module):
         # before the first view keeps its activations, so that the two are never in memory together
         pooled2 = self._second_view(masked) if contrast else None
         features = self.backbone.encode(self.network, masked)
-        outputs = {}
+        outputs = {"masked": masked.detach()}
         if self.partial_region or not self.training:
             decoded = self.backbone.decode(self.network, [region.crop(f) for f in features])
             outputs["reconstruction"] = self._activate(self.reconstruction_head(decoded))
         if self.number_head is not None and self.location_head is not None:
-            tokens = self._subvolume_tokens(features[-1])
+            tokens = split_subvolumes(features[-1], self.grid)
             outputs["number"] = self.number_head(tokens)
             outputs["location"] = self.location_head(tokens)
         if self.projection_head is not None and pooled2 is not None:
@@ -179,10 +172,6 @@ class HybridMIM(nn.Module):
 
     def _activate(self, reconstruction: Tensor) -> Tensor:
         return reconstruction.sigmoid() if self.output_activation == "sigmoid" else reconstruction
-
-    def _subvolume_tokens(self, bottleneck: Tensor) -> Tensor:
-        """Mean bottleneck feature of each sub-volume, (B, S, C), in the C order of the grid."""
-        return mean_per_subvolume(bottleneck, self.grid).flatten(2).transpose(1, 2)
 
     @torch.no_grad()
     def _follow_center(self, pooled: Tensor) -> None:

@@ -1,0 +1,68 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a masked voxel becomes, so that a network can tell it from any tissue."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MASK_FILLS", "MaskFill"]
+
+MASK_FILLS = ("constant", "token", "noise", "zero")
+
+
+class MaskFill(nn.Module):
+    """Fill the masked voxels of a crop.
+
+    A fill inside the range of the images hides the mask: air, fat and lung of a clipped CT window are exactly 0, and a
+    network cannot tell a patch of them from a patch that was filled with 0. ``benchmarks/region_level.py`` compares
+    the fills.
+
+    Args:
+        kind: ``constant``: ``value`` everywhere; ``token``: a learned value per channel that starts at ``value``;
+            ``noise``: normal noise with the mean and the standard deviation of the crop's visible voxels, per channel;
+            ``zero``: 0, as in the authors' released code.
+        value: of a constant or a token, in units of the images. Choose it outside their range.
+        channels: channels of the images.
+        spatial_dims: 2 or 3.
+
+    Raises:
+        ValueError: when the kind is unknown.
+    """
+
+    def __init__(self, kind: str = "constant", value: float = -1.0, channels: int = 1, spatial_dims: int = 3) -> None:
+        super().__init__()
+        if kind not in MASK_FILLS:
+            raise ValueError(f"mask_fill must be one of {MASK_FILLS}, got {kind!r}")
+        self.kind = kind
+        self.value = 0.0 if kind == "zero" else value
+        self.token: nn.Parameter | None = None
+        if kind == "token":
+            self.token = nn.Parameter(torch.full((1, channels, *[1] * spatial_dims), value))
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Return crops (B, C, *spatial) with their masked voxels filled; ``hidden`` is boolean (B, 1, *spatial)."""
+        if self.token is not None:
+            return torch.where(hidden, self.token.to(x.dtype), x)
+        if self.kind == "noise":
+            return torch.where(hidden, _noise_like_visible(x, hidden), x)
+        return x.masked_fill(hidden, self.value)
+
+
+def _noise_like_visible(x: Tensor, hidden: Tensor) -> Tensor:
+    axes = tuple(range(2, x.ndim))
+    weight = (~hidden).to(x.dtype)
+    count = weight.sum(axes, keepdim=True).clamp(min=1)
+    mean = (x * weight).sum(axes, keepdim=True) / count
+    deviation = (((x - mean) ** 2 * weight).sum(axes, keepdim=True) / count).sqrt()
+    return torch.randn_like(x) * deviation + mean
