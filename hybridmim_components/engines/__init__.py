@@ -20,19 +20,24 @@ from hybridmim_components.engines.metrics import (
     lower_is_better,
     masked_error_metric,
     term_metrics,
+    validation_metrics,
 )
-from hybridmim_components.engines.pretrainer import HybridMIMTrainer, unchanged_share
+from hybridmim_components.engines.parameters import decay_groups
+from hybridmim_components.engines.pretrainer import HybridMIMTrainer, perception_figures, unchanged_share
 from hybridmim_components.engines.run import run
 
 __all__ = [
     "FixedMaskBatch",
     "HybridMIMTrainer",
     "MaskedBatch",
+    "decay_groups",
     "loss_metric",
     "loss_of",
     "lower_is_better",
     "masked_error_metric",
+    "perception_figures",
     "run",
     "term_metrics",
     "unchanged_share",
+    "validation_metrics",
 ]

@@ -9,21 +9,32 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the engines measure besides segmentation: mean losses of an epoch and the masked reconstruction error."""
+"""What the engines measure besides segmentation: each pre-training term, and what it is of what guessing gives."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from ignite.metrics import Average, Loss
+from ignite.metrics import Average, Loss, Metric
 from torch import Tensor
 
-from hybridmim_components.losses import LOSS_TERMS, masked_squared_error
+from hybridmim_components.engines.pretrainer import perception_figures
+from hybridmim_components.losses import (
+    HybridMIMLoss,
+    location_loss,
+    masked_squared_error,
+    number_loss,
+    visible_mean_error,
+)
 from hybridmim_components.masking import expand_mask
 
-__all__ = ["loss_metric", "loss_of", "lower_is_better", "masked_error_metric", "term_metrics"]
+__all__ = ["loss_metric", "loss_of", "lower_is_better", "masked_error_metric", "term_metrics", "validation_metrics"]
+
+_ACCURACIES = ("number_accuracy", "number_within_one", "location_accuracy")
+_HEADS = ("number", "location", "consistency")
 
 
 def loss_of(output: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Tensor:
@@ -36,26 +47,75 @@ def loss_metric() -> dict[str, Average]:
     return {"train_loss": Average(output_transform=loss_of)}
 
 
-def term_metrics() -> dict[str, Average]:
-    """Mean of each pre-training loss term over an epoch, and of ``unchanged``, by name."""
-    return {name: Average(output_transform=itemgetter(name)) for name in (*LOSS_TERMS, "unchanged")}
+def term_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dict[str, Metric]:
+    """What an epoch of pre-training logs about each term that has a weight, by name.
+
+    ``<term>`` is its mean and ``<term>_share`` that mean over what guessing gives: 1 is as good as guessing. With them
+    come the accuracies of the two heads, and ``unchanged``, see :func:`.pretrainer.unchanged_share`.
+
+    Args:
+        loss: tells which terms are used.
+        guesses: of :func:`.losses.guessing`.
+    """
+    used = [name for name, weight in loss.weights.items() if weight > 0]
+    metrics: dict[str, Metric] = {name: _mean(name) for name in used}
+    for name in used:
+        guess = _mean("partial_region_guess") if name == "partial_region" else guesses[name]
+        metrics[f"{name}_share"] = _mean(name) / guess
+    accuracies = _ACCURACIES if any(name in used for name in _HEADS) else ()
+    return metrics | {name: _mean(name) for name in (*accuracies, "unchanged")}
 
 
-def masked_error_metric() -> dict[str, Loss]:
+def masked_error_metric() -> dict[str, Metric]:
     """Mean squared error of the masked voxels over a validation, by the name ``val_masked_error``; lower is better."""
+    return {"val_masked_error": _validated(_masked_error)}
 
-    def error(outputs: Mapping[str, Tensor], targets: Mapping[str, Any]) -> Tensor:
-        mask = targets["region"].crop(expand_mask(targets["mask"], targets["region"].grid))
-        image = targets["region"].crop(targets["image"])
-        return masked_squared_error(outputs["reconstruction"].float(), image, mask).mean()
 
-    return {
-        "val_masked_error": Loss(
-            error, output_transform=itemgetter("pred", "label"), batch_size=lambda targets: len(targets["image"])
-        )
-    }
+def validation_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dict[str, Metric]:
+    """What a validation of pre-training measures besides, on held-out volumes without dropout.
+
+    Names and meaning are those of :func:`term_metrics` with ``val_`` before them; there is no contrast, which needs
+    dropout. ``val_masked_error_share`` is the masked error over that of the mean of the visible voxels.
+    """
+    metrics: dict[str, Metric] = {"val_masked_error_share": _validated(_masked_error) / _validated(_guessed_error)}
+    if not any(loss.weights[name] > 0 for name in _HEADS):
+        return metrics
+    for name, mean in (("number", _validated(_number)), ("location", _validated(_location))):
+        metrics |= {f"val_{name}": mean, f"val_{name}_share": mean / guesses[name]}
+    return metrics | {f"val_{name}": _validated(partial(_accuracy, name)) for name in _ACCURACIES}
 
 
 def lower_is_better(current: float, best: float) -> bool:
     """Metric comparison of MONAI's engines for an error."""
     return current < best
+
+
+def _mean(name: str) -> Average:
+    return Average(output_transform=itemgetter(name))
+
+
+def _validated(compute: Callable[[Mapping[str, Tensor], Mapping[str, Any]], Tensor]) -> Loss:
+    """Mean of a figure over the samples of a validation, whose last batch may be smaller."""
+    return Loss(compute, output_transform=itemgetter("pred", "label"), batch_size=lambda targets: len(targets["image"]))
+
+
+def _masked_error(outputs: Mapping[str, Tensor], targets: Mapping[str, Any]) -> Tensor:
+    region = targets["region"]
+    hidden = region.crop(expand_mask(targets["mask"], region.grid))
+    return masked_squared_error(outputs["reconstruction"], region.crop(targets["image"]), hidden).mean()
+
+
+def _number(outputs: Mapping[str, Tensor], targets: Mapping[str, Any]) -> Tensor:
+    return number_loss(outputs["number"].float(), targets["mask"])
+
+
+def _location(outputs: Mapping[str, Tensor], targets: Mapping[str, Any]) -> Tensor:
+    return location_loss(outputs["location"].float(), targets["mask"])
+
+
+def _accuracy(name: str, outputs: Mapping[str, Tensor], targets: Mapping[str, Any]) -> Tensor:
+    return perception_figures(outputs, targets["mask"])[name]
+
+
+def _guessed_error(outputs: Mapping[str, Tensor], targets: Mapping[str, Any]) -> Tensor:
+    return visible_mean_error(targets["image"], targets["mask"], targets["region"])

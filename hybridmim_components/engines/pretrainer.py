@@ -13,23 +13,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybridmim_components.losses import LOSS_TERMS, HybridMIMLoss
+from hybridmim_components.losses import (
+    LOSS_TERMS,
+    HybridMIMLoss,
+    location_accuracy,
+    number_accuracy,
+    visible_mean_error,
+)
 from hybridmim_components.masking import MaskGrid, expand_mask
 
-__all__ = ["HybridMIMTrainer", "unchanged_share"]
+__all__ = ["HybridMIMTrainer", "perception_figures", "unchanged_share"]
 
 
 class HybridMIMTrainer(SupervisedTrainer):
     """Train :class:`.networks.HybridMIM` with :class:`.losses.HybridMIMLoss`.
 
-    ``state.output`` holds the total as ``loss``, each term by its name, and ``unchanged``, the share of masked patches
-    that masking does not change (air, filled with zeros), whose labels are noise.
+    ``state.output`` holds the total as ``loss``, each term by its name, ``partial_region_guess`` (see
+    :func:`.losses.visible_mean_error`), what :func:`perception_figures` gives, and ``unchanged``, see
+    :func:`unchanged_share`.
 
     Args:
         loss_function: the loss.
@@ -42,30 +51,50 @@ class HybridMIMTrainer(SupervisedTrainer):
 
     def _total_loss(self, outputs: dict[str, Tensor], targets: dict[str, Any]) -> Tensor:
         terms = self.terms(outputs, **targets)
-        self.state.output.update({name: terms[name].detach() for name in LOSS_TERMS})
-        self.state.output["unchanged"] = self._unchanged(targets)
+        image, mask, region = (targets[name] for name in ("image", "mask", "region"))
+        output: dict[str, Tensor] = self.state.output
+        with torch.no_grad():
+            output.update({name: terms[name].detach() for name in LOSS_TERMS})
+            output["partial_region_guess"] = visible_mean_error(image, mask, region)
+            output["unchanged"] = unchanged_share(image, outputs["masked"], mask, region.grid)
+            output.update(perception_figures(outputs, mask))
         return terms["loss"]
 
-    def _unchanged(self, targets: dict[str, Any]) -> Tensor:
-        model = getattr(self.network, "module", self.network)  # of DistributedDataParallel
-        if getattr(model, "mask_token", None) is not None:
-            return targets["image"].new_zeros(())
-        return unchanged_share(targets["image"], targets["mask"], targets["region"].grid)
+
+def perception_figures(outputs: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    """Accuracies of the number and location heads, scalars by name; none where the model has no such heads.
+
+    Args:
+        outputs: of :class:`.networks.HybridMIM`.
+        mask: boolean (B, S, P).
+
+    Returns:
+        ``number_accuracy``, ``number_within_one`` (at most one patch off) and ``location_accuracy`` (balanced).
+    """
+    if "number" not in outputs:
+        return {}
+    return {
+        "number_accuracy": number_accuracy(outputs["number"], mask),
+        "number_within_one": number_accuracy(outputs["number"], mask, within=1),
+        "location_accuracy": location_accuracy(outputs["location"], mask),
+    }
 
 
-def unchanged_share(image: Tensor, mask: Tensor, grid: MaskGrid) -> Tensor:
-    """Share of the masked patches that hold nothing but zeros, which a fill of zero leaves as they were.
+def unchanged_share(image: Tensor, masked: Tensor, mask: Tensor, grid: MaskGrid, tolerance: float = 0.05) -> Tensor:
+    """Share of the masked patches that masking leaves nearly as they were: nothing can be learned of their number.
 
     Args:
         image: crops (B, C, *image_size).
+        masked: the same with their masked voxels filled.
         mask: boolean (B, S, P).
         grid: the crops' grid.
+        tolerance: largest change of a voxel that counts as none, in units of the images.
 
     Returns:
         Scalar in [0, 1].
     """
     pool = {2: F.max_pool2d, 3: F.max_pool3d}[len(grid.image_size)]
-    largest = pool(image.abs().amax(1, keepdim=True), grid.patch_size, stride=grid.patch_size)
+    largest = pool((masked - image).abs().amax(1, keepdim=True), grid.patch_size, stride=grid.patch_size)
     corner = tuple(slice(None, None, size) for size in grid.patch_size)
-    masked = expand_mask(mask, grid)[(slice(None), slice(None), *corner)]
-    return ((largest == 0) & masked).sum() / masked.sum().clamp(min=1)
+    hidden = expand_mask(mask, grid)[(slice(None), slice(None), *corner)]
+    return ((largest <= tolerance) & hidden).sum() / hidden.sum().clamp(min=1)

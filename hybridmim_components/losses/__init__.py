@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
+from hybridmim_components.losses.accuracy import location_accuracy, number_accuracy
 from hybridmim_components.losses.contrast import contrast_loss, require_negatives
+from hybridmim_components.losses.guessing import guessing, visible_mean_error
 from hybridmim_components.losses.hybridmim import LOSS_TERMS, HybridMIMLoss
 from hybridmim_components.losses.partial_region import masked_squared_error, partial_region_loss
 from hybridmim_components.losses.perception import consistency_loss, location_loss, number_loss
@@ -23,9 +25,13 @@ __all__ = [
     "HybridMIMLoss",
     "consistency_loss",
     "contrast_loss",
+    "guessing",
+    "location_accuracy",
     "location_loss",
     "masked_squared_error",
+    "number_accuracy",
     "number_loss",
     "partial_region_loss",
     "require_negatives",
+    "visible_mean_error",
 ]

@@ -1,0 +1,44 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which parameters of a network decay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+__all__ = ["decay_groups"]
+
+_TABLES = ("relative_position_bias_table", "position_embeddings", "mask_fill.token")
+
+
+def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters into those that decay and those that do not, for an optimizer of torch.
+
+    Norms, biases, position tables and the mask token do not decay: a small value means nothing there. It is the usual
+    rule for transformers, also in timm's ``param_groups_weight_decay``
+    (https://github.com/huggingface/pytorch-image-models).
+
+    Args:
+        network: any module; what needs no gradient is left out.
+        weight_decay: of the weights of convolutions and linear layers.
+
+    Returns:
+        Two groups, the decaying parameters first.
+    """
+    decaying: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            (others if parameter.ndim <= 1 or name.endswith(_TABLES) else decaying).append(parameter)
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

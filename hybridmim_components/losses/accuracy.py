@@ -1,0 +1,51 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How often the region level's two heads are right: figures that one can read, beside their losses."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["location_accuracy", "number_accuracy"]
+
+
+def number_accuracy(number_logits: Tensor, mask: Tensor, within: int = 0) -> Tensor:
+    """Share of the sub-volumes whose most likely number of masked patches is right.
+
+    Args:
+        number_logits: (B, S, P + 1), one class per count 0..P.
+        mask: boolean (B, S, P).
+        within: largest error, in patches, that counts as right.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    error = (number_logits.argmax(-1) - mask.sum(-1)).abs()
+    return (error <= within).float().mean()
+
+
+def location_accuracy(location_logits: Tensor, mask: Tensor) -> Tensor:
+    """Balanced accuracy of the location: the mean of the shares of masked and of visible patches that are found.
+
+    A constant answer gives 0.5, whatever the mask ratio.
+
+    Args:
+        location_logits: (B, S, P).
+        mask: boolean (B, S, P).
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    said = location_logits > 0
+    masked_found = (said & mask).sum() / mask.sum().clamp(min=1)
+    visible_found = (~said & ~mask).sum() / (~mask).sum().clamp(min=1)
+    return (masked_found + visible_found) / 2
