@@ -9,21 +9,20 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A data loader whose items depend on the seed, the epoch and the item alone, and that can begin amid an epoch."""
+"""A data loader whose items depend on the seed and their place in the run alone, and that can begin at any step."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from monai.data import DataLoader, DistributedSampler
 from monai.transforms import Randomizable
-from torch.utils.data import Dataset
-from torch.utils.data import DistributedSampler as TorchDistributedSampler
+from torch.utils.data import Dataset, Sampler
 
 from hybridmim_components.data.volumes import image_files
 from hybridmim_components.errors import VolumeError, reason_of, root_cause
@@ -36,20 +35,23 @@ logger = logging.getLogger(__name__)
 
 
 class SeededLoader(DataLoader):
-    """MONAI's DataLoader for training, in an order and with random transforms that a resumed run repeats.
+    """MONAI's DataLoader in an order and with random transforms that a resumed run repeats.
 
-    It does not matter how many workers load, nor what was loaded before. In a multi-process run each rank has a share
-    of the items. Each item gets ``case``, the files of its image, so that an error can name them.
+    For training, an epoch is a number of steps, however many items there are: the loader passes through them again and
+    again, each time in a new order. It does not matter how many workers load, nor what was loaded before. Each item
+    gets ``case``, the files of its image, so that an error can name them.
 
     Args:
         dataset: a data set of items with ``image``; it, or its transform, is seeded for each item.
         batch_size: items per batch and process.
         seed: seed of the run.
-        shuffle: a new order in each epoch; in a multi-process run the items are padded to equal shares. Else the order
-            of the data set and, as a validation wants it, each item once.
+        steps: batches of an epoch, for training. None: each item once in the order of the data set, for a validation.
         skip_unreadable: log an item that fails and take another in its place, one that the batch does not have if there
             is any, instead of raising.
         kwargs: further arguments of ``monai.data.DataLoader``.
+
+    Raises:
+        ValueError: when ``steps`` is below 1.
     """
 
     def __init__(
@@ -57,42 +59,39 @@ class SeededLoader(DataLoader):
         dataset: Dataset,
         batch_size: int,
         seed: int = 0,
-        shuffle: bool = True,
+        steps: int | None = None,
         skip_unreadable: bool = False,
         **kwargs: Any,
     ) -> None:
         processes, rank = idist.get_world_size(), idist.get_rank()
-        self.order: Any = None
-        if shuffle:
-            self.order = _SamplerFrom(dataset, processes, rank, shuffle=True)
+        self.passes: _Passes | None = None
+        sampler: Any = None
+        if steps is not None:
+            if steps < 1:
+                raise ValueError(f"steps_per_epoch must be at least 1, got {steps}")
+            self.passes = sampler = _Passes(len(dataset), batch_size, steps, seed, processes, rank)  # type: ignore[arg-type]
         elif processes > 1:
-            self.order = DistributedSampler(dataset, False, processes, rank, shuffle=False)
-        self.items = _SeededItems(dataset, seed, skip_unreadable)
+            sampler = DistributedSampler(dataset, False, processes, rank, shuffle=False)
         # of its own, so that making an iterator takes no number from torch's global one
         generator = torch.Generator().manual_seed(seed)
         super().__init__(
-            self.items,
+            _SeededItems(dataset, seed, self.passes, skip_unreadable),
             batch_size=batch_size,
-            sampler=self.order,
+            sampler=sampler,
             generator=generator,
             worker_init_fn=heed_the_parent_alone,
             **kwargs,
         )
-        self.begin(1)
 
     def begin(self, epoch: int, batch: int = 0) -> None:
-        """Set what the next iterator yields.
+        """Set what the next iterator of a training yields.
 
         Args:
             epoch: from 1.
             batch: number of batches of the epoch to leave out.
         """
-        self.items.epoch = epoch
-        if not isinstance(self.order, _SamplerFrom):
-            return
-        # torch adds seed and epoch, so that one seed's second epoch would be the next seed's first
-        self.order.set_epoch(seed_of(self.items.seed, epoch))
-        self.order.start = batch * (self.batch_size or 1)
+        if self.passes is not None:
+            self.passes.epoch, self.passes.start = epoch, batch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield batches.
@@ -113,37 +112,60 @@ class SeededLoader(DataLoader):
             ) from error
 
 
-class _SamplerFrom(TorchDistributedSampler):
-    """From an item on; torch's own sampler, which for one process is a plain shuffle."""
+class _Passes(Sampler[int]):
+    """Places of an endless row of passes through the items, those of one epoch and one rank.
 
-    start = 0
+    Where the items suffice, a pass leaves out what does not fill a batch of all ranks, so that no batch holds an item
+    twice: crops of one volume are no negatives of each other.
+    """
+
+    def __init__(self, items: int, batch_size: int, steps: int, seed: int, processes: int, rank: int) -> None:
+        self.batch_size, self.steps, self.seed = batch_size, steps, seed
+        self.processes, self.rank = processes, rank
+        self.items = items
+        self.pass_length = max(items - items % (batch_size * processes), min(items, batch_size * processes))
+        self.epoch, self.start = 1, 0
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        return islice(super().__iter__(), self.start, None)
+        for step in range((self.epoch - 1) * self.steps + self.start, self.epoch * self.steps):
+            first = (step * self.processes + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
+
+    def item(self, place: int) -> int:
+        """The item in a place of the row."""
+        number, position = divmod(place, self.pass_length)
+        if self._order[0] != number:
+            generator = torch.Generator().manual_seed(seed_of(self.seed, number))
+            self._order = (number, torch.randperm(self.items, generator=generator).tolist())
+        return self._order[1][position]
 
 
 class _SeededItems(Dataset):
-    """Items of a data set, the transform seeded anew for each."""
+    """Items of a data set, by their places in the run, the transform seeded anew for each."""
 
-    def __init__(self, dataset: Dataset, seed: int, skip_unreadable: bool) -> None:
-        self.dataset, self.seed, self.skip_unreadable = dataset, seed, skip_unreadable
-        self.epoch = 0
+    def __init__(self, dataset: Dataset, seed: int, passes: _Passes | None, skip_unreadable: bool) -> None:
+        self.dataset, self.seed, self.passes, self.skip_unreadable = dataset, seed, passes, skip_unreadable
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitems__(self, indices: list[int]) -> list[Any]:
+    def __getitems__(self, places: list[int]) -> list[Any]:
         """The items of a batch, as torch asks for them."""
+        indices = [self.passes.item(place) if self.passes else place for place in places]
         taken = set(indices)
-        return [self._item_or_another(index, taken) for index in indices]
+        return [self._item_or_another(index, place, taken) for index, place in zip(indices, places, strict=True)]
 
-    def _item_or_another(self, index: int, taken: set[int]) -> Any:
+    def _item_or_another(self, index: int, place: int, taken: set[int]) -> Any:
         # lazily: there may be 100,000 others, and none is needed where the item is fine
         new = (other for other in self._others(index) if other not in taken)
         again = (other for other in self._others(index) if other in taken)
         for candidate in chain([index], new, again):
             try:
-                item = self._item(candidate)
+                item = self._item(candidate, place)
             except VolumeError as error:
                 if not self.skip_unreadable:
                     raise
@@ -156,11 +178,11 @@ class _SeededItems(Dataset):
     def _others(self, index: int) -> Iterator[int]:
         return ((index + offset) % len(self) for offset in range(1, len(self)))
 
-    def _item(self, index: int) -> Any:
+    def _item(self, index: int, place: int) -> Any:
         # a data set that draws by itself, such as that of a store, seeds its transform too
         random = self.dataset if isinstance(self.dataset, Randomizable) else getattr(self.dataset, "transform", None)
         if isinstance(random, Randomizable):
-            random.set_random_state(seed=seed_of(self.seed, self.epoch, index))
+            random.set_random_state(seed=seed_of(self.seed, place))
         name = self._name(index)
         try:
             item = self.dataset[index]

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from hybridmim_components.handlers.best_weights import BestWeights, WeightsWithoutValidation
+from hybridmim_components.handlers.best_weights import BestWeights, LastWeights
 from hybridmim_components.handlers.checkpoints import Checkpoints
 from hybridmim_components.handlers.evaluation_report import EvaluationReport
 from hybridmim_components.handlers.history import History
@@ -33,5 +33,5 @@ __all__ = [
     "ReconstructionPreview",
     "SeededSteps",
     "TerminalProgressBar",
-    "WeightsWithoutValidation",
+    "LastWeights",
 ]

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Keep the weights of the best validation with their recipe, or the last ones where nothing was validated."""
+"""Keep the weights of the best validation, and those of the last step, with their recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torch import nn
 
 from hybridmim_components.weights import save_weights
 
-__all__ = ["BestWeights", "WeightsWithoutValidation"]
+__all__ = ["BestWeights", "LastWeights"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,22 @@ class BestWeights:
         path: target file.
         recipe: plain data saved with the weights, see :func:`.weights.save_weights`; epoch and metric are added.
         bare: write a bare state dict and the recipe beside it.
+        last_path: file of the last weights, see :class:`LastWeights`; None: they are not kept.
     """
 
-    def __init__(self, network: nn.Module, path: str | Path, recipe: Mapping[str, Any], bare: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        path: str | Path,
+        recipe: Mapping[str, Any],
+        bare: bool = False,
+        last_path: str | Path | None = None,
+    ) -> None:
         self.network = network
         self.path = Path(path)
         self.recipe = recipe
         self.bare = bare
+        self.last_path = Path(last_path) if last_path is not None else None
         self.saved = False
         self.evaluator: Any = None
 
@@ -78,17 +87,25 @@ class BestWeights:
         self.save({"best": best})
         logger.info("Saved %s (%s %.4f, epoch %d)", self.path, best["metric"], best["value"], best["epoch"])
 
-    def save(self, remarks: Mapping[str, Any]) -> None:
-        """Save the weights as they are, with further entries for the recipe."""
-        save_weights(self.path, self.network, {**self.recipe, **remarks}, self.bare)
-        self.saved = True
+    def save(self, remarks: Mapping[str, Any], path: Path | None = None) -> None:
+        """Save the weights as they are, with further entries for the recipe.
+
+        Args:
+            remarks: the entries.
+            path: another file than that of the best weights.
+        """
+        save_weights(path or self.path, self.network, {**self.recipe, **remarks}, self.bare)
+        self.saved = self.saved or path is None
 
 
-class WeightsWithoutValidation:
-    """Save the last weights of a run that had nothing to validate on; attach it to the trainer.
+class LastWeights:
+    """Save the last weights of a run, beside the best or, where nothing was validated, in their place.
+
+    Attach it to the trainer, after the validation. A validation of few volumes chooses by chance which weights are the
+    best; the last ones are those of the whole schedule.
 
     Args:
-        best_weights: the handler that saves otherwise.
+        best_weights: the handler that saves, and knows the file.
     """
 
     def __init__(self, best_weights: BestWeights) -> None:
@@ -99,7 +116,12 @@ class WeightsWithoutValidation:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save unless a validation has."""
-        if not self.best_weights.saved and idist.get_rank() == 0:
-            self.best_weights.save({"last": {"epoch": int(engine.state.epoch)}})
-            logger.warning("Nothing was validated: saved the last weights as %s", self.best_weights.path)
+        """Save."""
+        if idist.get_rank() != 0:
+            return
+        best, remarks = self.best_weights, {"last": {"epoch": int(engine.state.epoch)}}
+        if best.last_path is not None:
+            best.save(remarks, best.last_path)
+        if not best.saved:
+            best.save(remarks)
+            logger.warning("Nothing was validated: saved the last weights as %s", best.path)
