@@ -34,6 +34,11 @@ __all__ = ["draw_overview", "read_curve", "summary"]
 
 Row = dict[str, str]
 Labels = dict[int, str]
+_HELD_OUT = {
+    "val_masked_error_share": "masked error, share of guessing",
+    "val_number_within_one": "number of masked patches, at most one off",
+    "val_location_accuracy": "location of masked patches, balanced",
+}
 _TITLES = {
     "validation": "Segmentation of held-out cases: not trained on, but their Dice chose the best epoch",
     "training": "Segmentation of the training cases themselves (fold is 'all')",
@@ -102,13 +107,22 @@ def read_curve(path: str | Path) -> list[Row]:
 def summary(run_dir: str | Path) -> str:
     """Table of a run as text: each loss at its start and end, Dice and HD95 per class, and where each file lies.
 
-    Starts and ends are means over the first and the last tenth of the epochs, since single epochs are noisy.
+    Starts and ends are means over the first and the last tenth of the epochs, since single epochs are noisy. A share of
+    guessing is a loss over what an answer that does not look at the image gives: 1 means that nothing was learned.
     """
     run = Path(run_dir)
     pretraining, validation = (read_curve(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
     training = read_curve(run / "train" / "training.csv")
-    rows = [("pre-training, " + name, *_start_and_end(pretraining, name)) for name in ("train_loss", *LOSS_TERMS)]
-    rows.append(("pre-training, held-out masked error", *_start_and_end(validation, "val_masked_error")))
+    rows = [("pre-training, train_loss", *_start_and_end(pretraining, "train_loss"))]
+    rows += [
+        (f"pre-training, {t}, share of guessing", *_start_and_end(pretraining, f"{t}_share"))
+        for t in _terms(pretraining)
+    ]
+    rows += [
+        (f"held-out {text}", *_start_and_end(validation, name))
+        for name, text in _HELD_OUT.items()
+        if name in validation[0]
+    ]
     rows.append(("fine-tuning, train_loss", *_start_and_end(training, "train_loss")))
     lines = [f"{'':42s}{'start':>10s}{'end':>10s}", *(f"{n:42s}{a:10.4f}{b:10.4f}" for n, a, b in rows), ""]
     lines.append(f"{'evaluation':42s}{'Dice':>10s}{'HD95 mm':>10s}{'cases':>8s}")
@@ -128,6 +142,11 @@ def summary(run_dir: str | Path) -> str:
     return "\n".join(lines)
 
 
+def _terms(rows: Sequence[Row]) -> list[str]:
+    """Loss terms that a pre-training used."""
+    return [term for term in LOSS_TERMS if f"{term}_share" in rows[0]]
+
+
 def _number(text: str, digits: int = 4) -> str:
     return f"{float(text):.{digits}f}" if text else "-"
 
@@ -142,11 +161,12 @@ def _draw_curves(figure: Any, run: Path) -> None:
     pretraining, validation = (read_curve(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
     training, dice = (read_curve(run / "train" / f"{n}.csv") for n in ("training", "validation"))
     left, middle, right = figure.subplots(1, 3)
-    for term in LOSS_TERMS:
-        values = _smooth([float(row[term]) for row in pretraining])
-        if values[0] > 0:
-            left.plot(_epochs(pretraining), values / values[0], label=term)
-    left.set_title("pre-training losses (start = 1)")
+    # two heads that guess agree with each other: a low consistency alone says nothing
+    for term in [term for term in _terms(pretraining) if term != "consistency"]:
+        left.plot(_epochs(pretraining), _smooth([float(row[f"{term}_share"]) for row in pretraining]), label=term)
+    left.axhline(1, color="black", linestyle="--", linewidth=1, label="as good as guessing")
+    left.set_ylim(bottom=0)
+    left.set_title("pre-training: losses as shares of guessing")
     middle.plot(_epochs(validation), [float(r["val_masked_error"]) for r in validation], "o-", color="tab:blue")
     middle.set_title("pre-training: squared error of masked voxels, held-out volumes")
     right.plot(_epochs(training), _smooth([float(r["train_loss"]) for r in training]), label="training loss")
