@@ -19,6 +19,8 @@ values themselves:
 - ``{{name}}`` amid other text becomes the value as text;
 - ``"{{*name}}"`` in a list, or as a key of an object, is replaced by the items of that value.
 
+A data set's ``of_backbone`` holds values for one backbone each, which go before all others.
+
     python ci/render_bundles.py                      # write all bundles to bundles/
     python ci/render_bundles.py --check              # write nothing, fail if a committed bundle differs
     python ci/render_bundles.py --dataset brats2020 --set 'modalities=["flair","t1ce"]' --output DIR
@@ -100,10 +102,12 @@ class Values:
 def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str, Any] | None = None) -> Values:
     """Values of one bundle: kind of image, data set, backbone, changes, and what follows from them."""
     own = read_json(source / "datasets" / f"{dataset}.json")
+    of_backbone = own.pop("of_backbone", {}).get(backbone, {})
     layers = {
-        "modality": read_json(source / "modalities" / f"{own['modality']}.json"),
+        "modality": read_modality(source, own["modality"]),
         "dataset": own,
         "backbone": read_json(source / "backbones" / f"{backbone}.json"),
+        "dataset's own of the backbone": of_backbone,
         "changes": dict(changes or {}),
         "names": {"dataset": dataset, "backbone": backbone},
     }
@@ -125,6 +129,13 @@ def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str,
     return values
 
 
+def read_modality(source: Path, name: str) -> dict[str, Any]:
+    """Values of a kind of image; ``based_on`` names another kind, whose values hold where this one has none."""
+    own = read_json(source / "modalities" / f"{name}.json")
+    base = own.pop("based_on", None)
+    return {**read_modality(source, base), **own} if base else own
+
+
 def render_bundle(
     source: Path, dataset: str, backbone: str, changes: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
@@ -142,6 +153,7 @@ def render_bundle(
         else:
             files[place] = values.render_text(template.read_text(encoding="utf-8"))
     own = {**read_json(source / "datasets" / f"{dataset}.json"), **read_json(source / "backbones" / f"{backbone}.json")}
+    own |= own.pop("of_backbone", {}).get(backbone, {})
     unused = sorted((own.keys() | (changes or {}).keys()) - values.used)
     if unused:
         raise ValueError(f"no template uses {', '.join(unused)} of {dataset} or {backbone}")

@@ -72,7 +72,7 @@ class HybridMIM(nn.Module):
         network: nn.Module,
         grid: MaskGrid,
         mask_fill: str = "constant",
-        fill_value: float = -1.0,
+        fill_value: float = -0.5,
         output_activation: str = "sigmoid",
         partial_region: bool = True,
         perception: bool = True,
@@ -144,7 +144,7 @@ class HybridMIM(nn.Module):
             decoded = self.backbone.decode(self.network, [region.crop(f) for f in features])
             outputs["reconstruction"] = self._activate(self.reconstruction_head(decoded))
         if self.number_head is not None and self.location_head is not None:
-            tokens = split_subvolumes(features[-1], self.grid)
+            tokens = self.tokens(features[-1])
             outputs["number"] = self.number_head(tokens)
             outputs["location"] = self.location_head(tokens)
         if self.projection_head is not None and pooled2 is not None:
@@ -154,6 +154,10 @@ class HybridMIM(nn.Module):
             outputs["view1"] = self.projection_head(pooled1 - self.projection_center)
             self._follow_center(torch.cat([pooled1, pooled2]))
         return outputs
+
+    def tokens(self, bottleneck: Tensor) -> Tensor:
+        """What the number and location heads see of each sub-volume, (B, S, values), in the C order of the grid."""
+        return split_subvolumes(bottleneck, self.grid)
 
     def _second_view(self, masked: Tensor) -> Tensor:
         with torch.set_grad_enabled(self.second_view_grad and torch.is_grad_enabled()):

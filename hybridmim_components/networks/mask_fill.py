@@ -40,7 +40,7 @@ class MaskFill(nn.Module):
         ValueError: when the kind is unknown.
     """
 
-    def __init__(self, kind: str = "constant", value: float = -1.0, channels: int = 1, spatial_dims: int = 3) -> None:
+    def __init__(self, kind: str = "constant", value: float = -0.5, channels: int = 1, spatial_dims: int = 3) -> None:
         super().__init__()
         if kind not in MASK_FILLS:
             raise ValueError(f"mask_fill must be one of {MASK_FILLS}, got {kind!r}")
