@@ -20,6 +20,7 @@ output="$PWD/quickstart_output"
 dataset_dir=""
 unlabelled_dirs=""
 modalities=""
+learning_rate=""
 fold=""
 install=yes
 
@@ -30,10 +31,11 @@ Usage: ./quickstart.sh [--bundle NAME] [--dataset-dir DIR] [--unlabelled-dirs DI
 
 Pre-trains a small network by HybridMIM, fine-tunes it, evaluates it on cases that it has not seen, segments new images, and
 ends with a table and overview.png. Without --dataset-dir it does so on phantoms that it makes: CT-like abdomens or MR-like
-brains. Each step is the bundle's own config, shrunk by overrides. A step that is done is not done again: remove --output for
-that.
+brains; the hippocampus bundles download their data set of real patients (27 MB) instead. Each step is the bundle's own
+config, shrunk by overrides. A step that is done is not done again: remove --output for that.
 
-  --bundle NAME          brats2020, btcv, msd_liver or msd_spleen, then _unet or _swinunetr (default msd_spleen_unet)
+  --bundle NAME          brats2020, btcv, msd_hippocampus, msd_liver or msd_spleen, then _unet or _swinunetr
+                         (default msd_spleen_unet)
   --dataset-dir DIR      your data set, in the layout that the bundle's docs/README.md names
   --unlabelled-dirs DIR  your folder of unlabelled scans
   --modalities LIST      brats2020: the sequences that you have, such as flair,t1ce
@@ -92,6 +94,11 @@ fi
 started=$SECONDS
 title="HybridMIM on $dataset_dir"
 image_dir=""
+if [ -z "$dataset_dir" ] && [ "$dataset" = msd_hippocampus ]; then
+    dataset_dir="$output/Task04_Hippocampus"
+    [ -d "$dataset_dir" ] || python -m hybridmim_components download msd_hippocampus "$output"
+    title="HybridMIM on MSD Hippocampus"
+fi
 if [ -z "$dataset_dir" ]; then
     title="HybridMIM quickstart on phantoms (synthetic, no patient data)"
     folders="$(python -m hybridmim_components phantoms "$output/phantoms" --dataset "$dataset")"
@@ -126,28 +133,32 @@ step() {
 }
 
 # What makes a network, a crop and a schedule small enough for two CPU cores.
+# The hippocampus bundles are small as they are; of their patients few have labels here, as in a hospital.
 case "$name" in
-    *_unet)
-        small=(--roi_size "[48,48,48]" --network_def#features "[8,8,16,32,64,8]")
-        masking=(--subvolume_size "[16,16,16]" --patch_size "[8,8,8]")
-        learning_rate=0.002
+    msd_hippocampus_*)
+        small=()
+        pretrain=(--epochs 16 --steps_per_epoch 100 --val_interval 4)
+        train=(--label_fraction 0.05 --epochs 8 --steps_per_epoch 50 --val_interval 4)
         ;;
-    *_swinunetr)
-        small=(--roi_size "[64,64,64]" --network_def#feature_size 12 --network_def#depths "[1,1,1,1]")
-        masking=(--subvolume_size "[32,32,32]" --patch_size "[16,16,16]")
-        learning_rate=0.001
+    *)
+        small=(--roi_size "[64,64,32]" --spacing "[4,4,4]")
+        pretrain=(--batch_size 4 --crops_per_volume 2 --epochs 15 --steps_per_epoch 20 --val_interval 3)
+        train=(--batch_size 2 --crops_per_volume 1 --epochs 16 --steps_per_epoch 20 --val_interval 4)
         ;;
 esac
-small+=(--spacing "[4,4,4]" --num_workers 0)
+case "$name" in
+    msd_hippocampus_*) ;;
+    *_unet) small+=(--network_def#features "[8,8,16,32,64,8]") learning_rate=0.002 ;;
+    *_swinunetr) small+=(--network_def#feature_size 12 --network_def#depths "[1,1,1,1]") learning_rate=0.001 ;;
+esac
+small+=(--num_workers 0)
 [ -z "$modalities" ] || modalities=(--modalities "['$(sed "s/,/','/g" <<<"$modalities")']")
 small+=(${modalities[@]:+"${modalities[@]}"})
 [ -z "$fold" ] || fold=(--fold "$fold")
-train=("${small[@]}" ${fold[@]:+"${fold[@]}"} --cache memory --learning_rate "$learning_rate")
+both=("${small[@]}" ${fold[@]:+"${fold[@]}"} --cache memory ${learning_rate:+--learning_rate "$learning_rate"})
 configs="$bundle/configs"
-step pretrain "$configs/pretrain.json" "${train[@]}" "${masking[@]}" --unlabelled_dirs "$unlabelled_dirs" \
-    --batch_size 4 --crops_per_volume 2 --epochs 12 --val_interval 2
-step train "$configs/train.json" "${train[@]}" --pretrained "$output/models/pretrained/model.pt" \
-    --batch_size 2 --crops_per_volume 1 --epochs 36 --val_interval 6
+step pretrain "$configs/pretrain.json" "${both[@]}" "${pretrain[@]}" --unlabelled_dirs "$unlabelled_dirs"
+step train "$configs/train.json" "${both[@]}" "${train[@]}" --pretrained "$output/models/pretrained/model.pt"
 step evaluate "['$configs/train.json','$configs/evaluate.json']" "${small[@]}" ${fold[@]:+"${fold[@]}"}
 if [ -n "$image_dir" ]; then
     step inference "$configs/inference.json" "${small[@]}" --image_dir "$image_dir"

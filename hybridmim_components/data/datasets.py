@@ -57,6 +57,9 @@ DATASETS = {
     "btcv": LabelledDataset(
         btcv.read, dict(enumerate(_ORGANS.split(", "))), standard_validation=btcv.STANDARD_VALIDATION
     ),
+    "msd_hippocampus": LabelledDataset(
+        msd.read, {0: "background", 1: "anterior hippocampus", 2: "posterior hippocampus"}
+    ),
     "msd_liver": LabelledDataset(msd.read, {0: "background", 1: "liver", 2: "tumour"}),
     "msd_spleen": LabelledDataset(msd.read, {0: "background", 1: "spleen"}),
 }
