@@ -57,7 +57,7 @@ def phantoms(
 
     Args:
         output_dir: folder that they are written to.
-        dataset: brats2020, btcv, msd_liver or msd_spleen.
+        dataset: brats2020, btcv, msd_hippocampus, msd_liver or msd_spleen.
         num_training: labelled cases.
         num_test: cases without labels, to infer on.
         num_unlabelled: cases in the folder for pre-training.
@@ -71,7 +71,7 @@ def check(dataset: str, dataset_dir: str, modalities: list | None = None, num_wo
     """Print a table of the labelled cases with a verdict on each; end with status 1 where something is wrong.
 
     Args:
-        dataset: brats2020, btcv, msd_liver, msd_spleen, or msd_NAME for another task of MSD.
+        dataset: brats2020, btcv, msd_hippocampus, msd_liver, msd_spleen, or msd_NAME for another task of MSD.
         dataset_dir: folder of the unpacked download.
         modalities: sequences to use of brats2020, such as "['flair','t1ce']".
         num_workers: threads that read.

@@ -22,19 +22,27 @@ from hybridmim_components.phantoms.brain import brain_phantom
 from hybridmim_components.phantoms.brats2020 import write_brats2020, write_unlabelled_brains
 from hybridmim_components.phantoms.ct_datasets import write_btcv, write_msd_liver, write_msd_spleen, write_unlabelled
 from hybridmim_components.phantoms.files import check_count
+from hybridmim_components.phantoms.hippocampus import (
+    hippocampus_phantom,
+    write_msd_hippocampus,
+    write_unlabelled_hippocampi,
+)
 
 __all__ = [
     "Organ",
     "PhantomFolders",
     "abdomen_phantom",
     "brain_phantom",
+    "hippocampus_phantom",
     "write_brats2020",
     "write_btcv",
+    "write_msd_hippocampus",
     "write_msd_liver",
     "write_msd_spleen",
     "write_phantoms",
     "write_unlabelled",
     "write_unlabelled_brains",
+    "write_unlabelled_hippocampi",
 ]
 
 
@@ -71,6 +79,13 @@ _LAYOUTS = {
         write_unlabelled_brains,
     ),
     "btcv": _Layout(write_btcv, "RawData", "RawData/Training", "RawData/Testing/img"),
+    "msd_hippocampus": _Layout(
+        write_msd_hippocampus,
+        "Task04_Hippocampus",
+        "Task04_Hippocampus",
+        "Task04_Hippocampus/imagesTs",
+        write_unlabelled_hippocampi,
+    ),
     "msd_liver": _Layout(write_msd_liver, "Task03_Liver", "Task03_Liver", "Task03_Liver/imagesTs"),
     "msd_spleen": _Layout(write_msd_spleen, "Task09_Spleen", "Task09_Spleen", "Task09_Spleen/imagesTs"),
 }
@@ -89,7 +104,7 @@ def write_phantoms(
     """Write phantoms in the layout of a data set, and unlabelled ones of the same kind for pre-training.
 
     Args:
-        dataset: brats2020, btcv, msd_liver or msd_spleen.
+        dataset: brats2020, btcv, msd_hippocampus, msd_liver or msd_spleen.
         root: the data set's folders, named as its download unpacks, and ``unlabelled`` are made in it.
         num_training: labelled cases.
         num_test: cases without labels.

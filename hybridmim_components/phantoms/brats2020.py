@@ -22,18 +22,17 @@ from numpy.typing import NDArray
 
 from hybridmim_components.phantoms.brain import BRAIN_SIZE, BRAIN_SPACING, MODALITIES, brain_phantom
 from hybridmim_components.phantoms.files import (
-    ABOUT,
     CaseFiles,
     case_content,
     check_count,
     grid_parameters,
     write_cases,
 )
+from hybridmim_components.phantoms.msd import ABOUT_MR
 
 __all__ = ["write_brats2020", "write_unlabelled_brains"]
 
 _ORIENTATIONS = ("LPS",)  # that of every file of the release
-_ABOUT = {**ABOUT, "description": ABOUT["description"].replace("CT-like", "MR-like")}
 
 
 def write_brats2020(
@@ -64,7 +63,7 @@ def write_brats2020(
     check_count("num_training", num_training, 1)
     check_count("num_test", num_test, 0)
     counts = {"numTraining": num_training, "numTest": num_test}
-    manifest = {**_ABOUT, **counts, "phantom": grid_parameters(seed, size, spacing)}
+    manifest = {**ABOUT_MR, **counts, "phantom": grid_parameters(seed, size, spacing)}
     cases = []
     for part, count, kinds, stream in (
         ("Training", num_training, (*MODALITIES, "seg"), 4),
@@ -89,7 +88,7 @@ def write_unlabelled_brains(
     Arguments, result and errors are those of :func:`write_unlabelled`.
     """
     check_count("num_volumes", num_volumes, 1)
-    manifest = {**_ABOUT, "numVolumes": num_volumes, "phantom": grid_parameters(seed, size, spacing)}
+    manifest = {**ABOUT_MR, "numVolumes": num_volumes, "phantom": grid_parameters(seed, size, spacing)}
     cases = []
     for number in range(1, num_volumes + 1):
         files = tuple(f"phantom_{number}/phantom_{number}_{modality}.nii.gz" for modality in MODALITIES)

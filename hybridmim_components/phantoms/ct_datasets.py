@@ -21,15 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridmim_components.phantoms.anatomy import DEFAULT_SIZE, DEFAULT_SPACING, EXTRAS, Organ, abdomen_phantom
-from hybridmim_components.phantoms.files import (
-    ABOUT,
-    CaseFiles,
-    Draw,
-    case_content,
-    check_count,
-    grid_parameters,
-    write_cases,
-)
+from hybridmim_components.phantoms.files import ABOUT, check_count, grid_parameters, write_cases
+from hybridmim_components.phantoms.msd import case_files, write_msd
 
 __all__ = ["write_btcv", "write_msd_liver", "write_msd_spleen", "write_unlabelled"]
 
@@ -79,7 +72,7 @@ def write_msd_spleen(
         ValueError: when an argument is out of range or the folder holds anything else.
     """
     labels = {"spleen": Organ.SPLEEN}
-    return _write_msd(Path(dataset_dir), "spleen", labels, (num_training, num_test), (seed,), size, spacing)
+    return _write_ct_task(dataset_dir, "spleen", labels, (num_training, num_test), (seed,), size, spacing)
 
 
 def write_msd_liver(
@@ -95,7 +88,7 @@ def write_msd_liver(
     Arguments, result and errors are those of :func:`write_msd_spleen`; no case is one of its cases.
     """
     labels = {"liver": Organ.LIVER, "cancer": Organ.LIVER_TUMOUR}
-    return _write_msd(Path(dataset_dir), "liver", labels, (num_training, num_test), (seed, 2), size, spacing)
+    return _write_ct_task(dataset_dir, "liver", labels, (num_training, num_test), (seed, 2), size, spacing)
 
 
 def write_btcv(
@@ -134,7 +127,9 @@ def write_btcv(
     counts = {"numTraining": num_training, "numTest": num_test}
     manifest = {**ABOUT, **counts, "phantom": grid_parameters(seed, size, spacing)}
     draw = partial(_ct, _BTCV_ORGANS)
-    cases = [_case(files, draw, (seed, number, 3), size, spacing) for number, files in names.items()]
+    cases = [
+        case_files(files, draw, (seed, number, 3), _ORIENTATIONS, size, spacing) for number, files in names.items()
+    ]
     return write_cases("root", Path(root), "phantoms.json", manifest, cases)
 
 
@@ -163,12 +158,13 @@ def write_unlabelled(
     check_count("num_volumes", num_volumes, 1)
     manifest = {**ABOUT, "numVolumes": num_volumes, "phantom": grid_parameters(seed, size, spacing)}
     numbers = range(1, num_volumes + 1)
-    cases = [_case((f"phantom_{n}.nii.gz",), partial(_ct, ()), (seed, n, 1), size, spacing) for n in numbers]
+    case = partial(case_files, draw=partial(_ct, ()), orientations=_ORIENTATIONS, size=size, spacing=spacing)
+    cases = [case((f"phantom_{n}.nii.gz",), seed=(seed, n, 1)) for n in numbers]
     return write_cases("folder", Path(folder), "phantoms.json", manifest, cases)
 
 
-def _write_msd(
-    root: Path,
+def _write_ct_task(
+    root: str | Path,
     prefix: str,
     labels: Mapping[str, Organ],
     counts: tuple[int, int],
@@ -176,34 +172,9 @@ def _write_msd(
     size: Sequence[int],
     spacing: Sequence[float],
 ) -> Path:
-    """Label value 1 is the first entry of ``labels``, and so on; ``seed`` may have a second number, of the data set."""
-    check_count("num_training", counts[0], 1)
-    check_count("num_test", counts[1], 0)
-    names = [f"{prefix}_{n}.nii.gz" for n in range(1, sum(counts) + 1)]
-    manifest = {
-        "name": prefix.capitalize(),
-        **ABOUT,
-        "tensorImageSize": "3D",
-        "modality": {"0": "CT"},
-        "labels": {str(value): name for value, name in enumerate(("background", *labels))},
-        "numTraining": counts[0],
-        "numTest": counts[1],
-        "training": [{"image": f"./imagesTr/{n}", "label": f"./labelsTr/{n}"} for n in names[: counts[0]]],
-        "test": [f"./imagesTs/{n}" for n in names[counts[0] :]],
-        "phantom": grid_parameters(seed[0], size, spacing),
-    }
+    """Label value 1 is the first entry of ``labels``, and so on."""
     draw = partial(_ct, tuple(labels.values()))
-    cases: list[CaseFiles] = []
-    for number, name in enumerate(names, start=1):
-        files = (f"imagesTr/{name}", f"labelsTr/{name}") if number <= counts[0] else (f"imagesTs/{name}",)
-        cases.append(_case(files, draw, (seed[0], number, *seed[1:]), size, spacing))
-    return write_cases("dataset_dir", root, "dataset.json", manifest, cases)
-
-
-def _case(
-    files: tuple[str, ...], draw: Draw, seed: tuple[int, ...], size: Sequence[int], spacing: Sequence[float]
-) -> CaseFiles:
-    return files, partial(case_content, len(files), draw, seed, _ORIENTATIONS, size, spacing)
+    return write_msd(Path(root), prefix, tuple(labels), draw, counts, seed, size, spacing, _ORIENTATIONS)
 
 
 def _ct(

@@ -1,0 +1,99 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The Decathlon's layout: imagesTr, labelsTr, imagesTs and a dataset.json that tells that these are phantoms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from hybridmim_components.phantoms.files import (
+    ABOUT,
+    CaseFiles,
+    Draw,
+    case_content,
+    check_count,
+    grid_parameters,
+    write_cases,
+)
+
+__all__ = ["ABOUT_MR", "case_files", "write_msd"]
+
+ABOUT_MR = {**ABOUT, "description": ABOUT["description"].replace("CT-like", "MR-like")}
+"""What each manifest says of MR-like phantoms."""
+
+
+def write_msd(
+    root: Path,
+    prefix: str,
+    label_names: Sequence[str],
+    draw: Draw,
+    counts: tuple[int, int],
+    seed: tuple[int, ...],
+    size: Sequence[int],
+    spacing: Sequence[float],
+    orientations: Sequence[str],
+    modality: str = "CT",
+) -> Path:
+    """Write the phantoms of one task.
+
+    Args:
+        root: a new or empty folder, or one that holds these very phantoms.
+        prefix: of the file names, such as ``spleen``.
+        label_names: of the label values from 1 on.
+        draw: makes image and label.
+        counts: cases with and without label.
+        seed: of the data set; it may have a second number, of the task.
+        size: the least number of voxels (H, W, D).
+        spacing: mean voxel size in mm.
+        orientations: of the cases in turn, such as RAS.
+        modality: as dataset.json has it, CT or MRI.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when an argument is out of range or the folder holds anything else.
+    """
+    check_count("num_training", counts[0], 1)
+    check_count("num_test", counts[1], 0)
+    names = [f"{prefix}_{n}.nii.gz" for n in range(1, sum(counts) + 1)]
+    manifest = {
+        "name": prefix.capitalize(),
+        **(ABOUT if modality == "CT" else ABOUT_MR),
+        "tensorImageSize": "3D",
+        "modality": {"0": modality},
+        "labels": {str(value): name for value, name in enumerate(("background", *label_names))},
+        "numTraining": counts[0],
+        "numTest": counts[1],
+        "training": [{"image": f"./imagesTr/{n}", "label": f"./labelsTr/{n}"} for n in names[: counts[0]]],
+        "test": [f"./imagesTs/{n}" for n in names[counts[0] :]],
+        "phantom": grid_parameters(seed[0], size, spacing),
+    }
+    cases: list[CaseFiles] = []
+    for number, name in enumerate(names, start=1):
+        files = (f"imagesTr/{name}", f"labelsTr/{name}") if number <= counts[0] else (f"imagesTs/{name}",)
+        cases.append(case_files(files, draw, (seed[0], number, *seed[1:]), orientations, size, spacing))
+    return write_cases("dataset_dir", root, "dataset.json", manifest, cases)
+
+
+def case_files(
+    files: tuple[str, ...],
+    draw: Draw,
+    seed: tuple[int, ...],
+    orientations: Sequence[str],
+    size: Sequence[int],
+    spacing: Sequence[float],
+) -> CaseFiles:
+    """Files of one case and what makes them; arguments as of :func:`.files.case_content`."""
+    return files, partial(case_content, len(files), draw, seed, orientations, size, spacing)
