@@ -101,7 +101,10 @@ def write_unlabelled_hippocampi(
     size: Sequence[int] = SIZE,
     spacing: Sequence[float] = SPACING,
 ) -> Path:
-    """Write phantoms without labels; arguments, result and errors are those of :func:`.ct_datasets.write_unlabelled`."""
+    """Write phantoms without labels.
+
+    Arguments, result and errors are those of :func:`.ct_datasets.write_unlabelled`.
+    """
     check_count("num_volumes", num_volumes, 1)
     manifest = {**ABOUT_MR, "numVolumes": num_volumes, "phantom": grid_parameters(seed, size, spacing)}
     case = partial(case_files, draw=hippocampus_phantom, orientations=_ORIENTATIONS, size=size, spacing=spacing)
