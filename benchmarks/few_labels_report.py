@@ -1,0 +1,129 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Table and plot of few_labels.py: means, and paired differences with bootstrap intervals over seeds and patients."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+__all__ = ["Difference", "difference", "read_scores", "report"]
+
+RESAMPLES = 10_000
+REFERENCES = ("scratch", "masked_modelling")
+FIRST = (*REFERENCES, "hybridmim")
+HEADER = ("labelled patients", "arm", "seeds", "Dice", "HD95, mm", "Dice less scratch", "less plain masked modelling")
+Scores = dict[tuple[str, int], dict[int, np.ndarray]]
+"""Dice in per cent of each patient, by arm and number of labelled patients, then by seed."""
+
+
+class Difference(NamedTuple):
+    """A mean paired difference, in Dice points, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
+
+
+def read_scores(path: Path, column: str = "dice_by_patient", factor: float = 100.0) -> Scores:
+    """Cells of a CSV file of few_labels.py."""
+    found: Scores = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            values = np.array([float(value) for value in row[column].split(";")])
+            found.setdefault((row["arm"], int(row["labels"])), {})[int(row["seed"])] = values * factor
+    return found
+
+
+def difference(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray], seed: int = 0) -> Difference | None:
+    """Mean difference over the seeds that both have, with a bootstrap interval over seeds and, within them, patients.
+
+    Seeds and patients are drawn with replacement, each draw of patients holding for all seeds: the same patients are
+    scored in each. Fewer than 2 common seeds give no interval, hence None.
+    """
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < 2:
+        return None
+    paired = np.stack([ours[s] - theirs[s] for s in seeds])
+    random = np.random.default_rng(seed)
+    drawn = np.empty(RESAMPLES)
+    for k in range(RESAMPLES):
+        rows = random.integers(0, paired.shape[0], paired.shape[0])
+        columns = random.integers(0, paired.shape[1], paired.shape[1])
+        drawn[k] = paired[rows].mean(0)[columns].mean()
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Difference(float(paired.mean()), float(low), float(high), len(seeds))
+
+
+def report(folder: Path, titles: Mapping[str, str]) -> None:
+    """Write ``table.md`` and ``plot.png`` beside ``cells.csv``.
+
+    Raises:
+        FileNotFoundError: when there are no cells.
+    """
+    scores = read_scores(folder / "cells.csv")
+    distances = read_scores(folder / "cells.csv", "hd95_mm_by_patient", 1.0)
+    counts = sorted({labels for _, labels in scores}, key=lambda labels: labels or 10**9)
+    arms = [arm for arm in titles if any((arm, labels) in scores for labels in counts)]
+    arms.sort(key=lambda arm: FIRST.index(arm) if arm in FIRST else len(FIRST))
+    lines = [_line(HEADER), _line(["---"] * len(HEADER))]
+    for labels in counts:
+        for arm in arms:
+            own = scores.get((arm, labels))
+            if own:
+                distance = np.mean([values.mean() for values in distances[arm, labels].values()])
+                dice = np.mean([values.mean() for values in own.values()])
+                gains = [
+                    "" if arm == other else difference(own, scores.get((other, labels), {})) or "-"
+                    for other in REFERENCES
+                ]
+                row = (labels or "all", titles[arm], len(own), f"{dice:.1f}", f"{distance:.2f}", *gains)
+                lines.append(_line(row))
+    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _draw(scores, counts, {arm: titles[arm] for arm in arms}, folder / "plot.png")
+    print("\n".join(lines))
+
+
+def _line(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _draw(scores: Scores, counts: list[int], titles: Mapping[str, str], path: Path) -> None:
+    """Dice against labelled patients: a line an arm, its band one standard error over the seeds each way."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for arm, title in titles.items():
+        own = [(k, scores[arm, labels]) for k, labels in enumerate(counts) if (arm, labels) in scores]
+        x = [k for k, _ in own]
+        means = [np.array([values.mean() for values in seeds.values()]) for _, seeds in own]
+        middle = np.array([m.mean() for m in means])
+        error = np.array([m.std(ddof=1) / np.sqrt(len(m)) if len(m) > 1 else 0.0 for m in means])
+        (line,) = axis.plot(x, middle, "o-", label=title)
+        axis.fill_between(x, middle - error, middle + error, color=line.get_color(), alpha=0.15, linewidth=0)
+    axis.set_xticks(range(len(counts)), [str(labels or "all") for labels in counts])
+    axis.set(xlabel="labelled patients", ylabel="Dice of the test patients, %")
+    axis.set_title("Mean over the seeds; bands: one standard error over the seeds", fontsize=10, loc="left")
+    axis.grid(color="0.9")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=90)

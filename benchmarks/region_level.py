@@ -1,0 +1,270 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Whether the region level learns: held-out accuracies by mask fill, heads, mask ratio, patch size and augmentation.
+
+    python benchmarks/region_level.py --data ct=FOLDER --data brain=FOLDER             # the ablation, in 2D
+    python benchmarks/region_level.py --data ct=FOLDER --data brain=FOLDER --dims 3    # before and after, in 3D
+
+Each cell pre-trains a small network with the components and the transforms of a bundle's pretrain.json, in one process
+and one thread, and measures it on held-out volumes: the number of masked patches, their location, and the masked error
+as a share of that of the mean of the visible voxels. Crops in 2D are axial slices. A finished cell is a row of the CSV
+file and is not computed again. BEFORE is how the bundles were until the region level was measured: a token that
+starts at 0, heads that see the mean of a sub-volume's bottleneck voxels, no augmentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.networks.nets import BasicUNet, SwinUNETR
+from monai.optimizers import WarmupCosineSchedule
+from monai.transforms import Compose
+
+from hybridmim_components.data import find_volumes, make_dataset
+from hybridmim_components.data.seeded_loader import SeededLoader
+from hybridmim_components.data.splits import hold_out
+from hybridmim_components.engines import decay_groups, perception_figures, unchanged_share
+from hybridmim_components.losses import (
+    HybridMIMLoss,
+    guessing,
+    location_loss,
+    masked_squared_error,
+    number_loss,
+    visible_mean_error,
+)
+from hybridmim_components.masking import MaskGrid, expand_mask, sample_mask
+from hybridmim_components.networks import HybridMIM, set_execution
+from hybridmim_components.partial_region import choose_region, full_region
+
+ROOT = Path(__file__).resolve().parents[1]
+# bundle, spacing in mm, and modalities
+DATA: dict[str, tuple[str, float, list[str] | None]] = {
+    "ct": ("msd_spleen_unet", 4.0, None),
+    "brain": ("brats2020_unet", 2.0, ["flair", "t1ce"]),
+    "hippocampus": ("msd_hippocampus_unet", 1.0, None),
+}
+RATES = {"unet": 0.002, "swinunetr": 0.001}
+KEY = ("dims", "data", "backbone", "variant", "seed")
+BEFORE: dict[str, Any] = {"fill": "token", "value": 0.0, "heads": "mean", "augmentation": False}
+AFTER: dict[str, Any] = {}  # the bundle's own
+VARIANTS: dict[str, dict[str, Any]] = {
+    "before": BEFORE,
+    "before, constant far off": {"heads": "mean", "augmentation": False},
+    "before, all voxels": {**BEFORE, "heads": "place"},
+    "after": AFTER,
+    "fill zero": {"fill": "zero"},
+    "fill token from 0": {"fill": "token", "value": 0.0},
+    "fill token far off": {"fill": "token"},
+    "fill constant half as far": {"times": 0.5},
+    "fill constant twice as far": {"times": 2.0},
+    "fill constant 4 times as far": {"times": 4.0},
+    "fill noise": {"fill": "noise"},
+    "heads mean": {"heads": "mean"},
+    "ratio 0.2": {"ratio": 0.2},
+    "ratio 0.4": {"ratio": 0.4},
+    "ratio 0.6": {"ratio": 0.6},
+    "ratio 0.75": {"ratio": 0.75},
+    "patch 8": {"patch": 8},
+    "patch 16": {"patch": 16},
+    "no augmentation": {"augmentation": False},
+    "no contrast": {"contrast": 0.0},
+    "region level 5 times": {"region_level": 5.0},
+}
+IN_3D = ("before", "after")
+COLUMNS = (
+    *(*KEY, "steps", "cpu_seconds", "number_accuracy", "number_within_one"),
+    *("location_accuracy", "number_share", "location_share", "masked_error_share", "contrast_share", "unchanged"),
+)
+
+
+class MeanHeads(HybridMIM):
+    """The heads as they were: each sees the mean of its sub-volume's bottleneck voxels."""
+
+    def __init__(self, network: torch.nn.Module, grid: MaskGrid, **settings: Any) -> None:
+        super().__init__(network, grid, **settings)
+        self.bottleneck = self.backbone.channels(network)[1]
+        self.number_head = torch.nn.Linear(self.bottleneck, grid.num_patches + 1)
+        self.location_head = torch.nn.Linear(self.bottleneck, grid.num_patches)
+
+    def tokens(self, bottleneck: torch.Tensor) -> torch.Tensor:
+        """Mean of each sub-volume, (B, S, C)."""
+        return super().tokens(bottleneck).unflatten(-1, (self.bottleneck, -1)).mean(-1)
+
+
+def geometry(data: str, backbone: str, dims: int) -> tuple[list[int], int, int]:
+    """Crop, sub-volume and patch, in voxels: patches of the bottleneck's voxels where crops are large enough."""
+    if data == "hippocampus" and dims == 3:
+        return ([32, 48, 32], 16, 8) if backbone == "unet" else ([32, 64, 32], 32, 8)
+    return ([96, 96] if dims == 2 else [64, 64, 32]), 32, 16
+
+
+def network_of(backbone: str, dims: int, channels: int) -> torch.nn.Module:
+    """A small network, as the quickstart's."""
+    if backbone == "unet":
+        return BasicUNet(spatial_dims=dims, in_channels=channels, features=(8, 8, 16, 32, 64, 8), dropout=0.1)
+    return SwinUNETR(channels, 2, feature_size=12, depths=(1, 1, 1, 1), drop_rate=0.1, spatial_dims=dims)
+
+
+def prepare(cell: dict[str, Any], folder: str, crop: list[int]) -> tuple[Any, Any, ConfigParser]:
+    """Data sets of training and of held-out crops by the transforms of a bundle's pretrain.json, and its settings."""
+    name, spacing, modalities = DATA[cell["data"]]
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "bundles" / f"hybridmim_{name}_segmentation" / "configs" / "pretrain.json"))
+    parser["spacing"], parser["crops_per_volume"] = [spacing] * 3, 1
+    parser["roi_size"] = crop + [1] * (3 - len(crop))
+    if modalities:
+        parser["modalities"] = modalities
+    images = find_volumes(folder, modalities)
+    split = hold_out([str(image) for image in images], 0.3, seed=0)
+    fixed, counts = (parser.get_parsed_content(key) for key in ("deterministic_transforms", "crop_counts"))
+    drawn = parser.get_parsed_content("train#random_transforms")
+    augmentation = VARIANTS[cell["variant"]].get("augmentation", True)
+    datasets = []
+    for ids, steps in ((split.training, drawn if augmentation else drawn[:2]), (split.validation, drawn[:2])):
+        items = [{"image": image, "volume": number} for number, image in enumerate(images) if str(image) in ids]
+        datasets.append(make_dataset(items, Compose([*fixed, counts, *steps]), "memory"))
+    return datasets[0], datasets[1], parser
+
+
+def run(cell: dict[str, Any], folder: str, steps: int, batch_size: int) -> dict[str, Any]:
+    """Pre-train and measure one cell: a row of the table."""
+    torch.set_num_threads(1)
+    variant, dims = VARIANTS[cell["variant"]], cell["dims"]
+    crop, subvolume, patch = geometry(cell["data"], cell["backbone"], dims)
+    training, held_out, parser = prepare(cell, folder, crop)
+    value = variant.get("value", parser["fill_value"])
+    ratio, grid = variant.get("ratio", parser["mask_ratio"]), MaskGrid(crop, subvolume, variant.get("patch", patch))
+    torch.manual_seed(cell["seed"])
+    channels = len(DATA[cell["data"]][2] or "1")
+    model = {"mean": MeanHeads, "place": HybridMIM}[variant.get("heads", "place")](
+        network_of(cell["backbone"], dims, channels),
+        grid,
+        mask_fill=variant.get("fill", parser["mask_fill"]),
+        fill_value=parser["fill_value"] * variant["times"] if "times" in variant else value,
+        output_activation=parser["model"]["output_activation"],
+    )
+    set_execution(model.network, "cpu", keep_freed_memory=True)
+    weight = parser["number_weight"] * variant.get("region_level", 1.0)
+    contrast = variant.get("contrast", parser["contrast_weight"])
+    loss = HybridMIMLoss(1.0, weight, weight, weight / 10, contrast, same_volume_negatives=True)
+    optimizer = torch.optim.AdamW(decay_groups(model, 1e-3), lr=RATES[cell["backbone"]])
+    schedule = WarmupCosineSchedule(optimizer, steps // 10, steps)
+    guesses = guessing(grid, ratio, "hierarchical", batch_size, same_volume_negatives=True)
+    started, unchanged, contrasts = time.process_time(), [], []
+    for batch in SeededLoader(training, batch_size, cell["seed"], steps=steps):
+        x = flat(batch["image"], dims)
+        mask, region = sample_mask(grid, len(x), ratio), choose_region(grid)
+        outputs = model(x, mask, region)
+        terms = loss(outputs, x, mask, region)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        schedule.step()
+        unchanged.append(float(unchanged_share(x, outputs["masked"], mask, grid)))
+        contrasts.append(float(terms["contrast"]))
+    row = {**cell, "steps": steps, "cpu_seconds": round(time.process_time() - started, 1)}
+    late = contrasts[-max(1, steps // 10) :]
+    row |= {"contrast_share": sum(late) / len(late) / guesses["contrast"], "unchanged": sum(unchanged) / steps}
+    return row | measure(model.eval(), held_out, grid, ratio, guesses)
+
+
+@torch.no_grad()
+def measure(
+    model: HybridMIM, held_out: Any, grid: MaskGrid, ratio: float, guesses: dict[str, float], batches: int = 8
+) -> dict[str, float]:
+    """Figures on held-out crops, with masks that every variant of a ratio shares."""
+    generator, region = torch.Generator().manual_seed(0), full_region(grid)
+    sums: dict[str, float] = {}
+    for batch in SeededLoader(held_out, 8, seed=0, steps=batches):
+        x = flat(batch["image"], len(grid.image_size))
+        mask = sample_mask(grid, len(x), ratio, generator=generator)
+        outputs = model(x, mask, region)
+        error = masked_squared_error(outputs["reconstruction"], x, expand_mask(mask, grid)).mean()
+        figures = {**perception_figures(outputs, mask), "error": error, "guess": visible_mean_error(x, mask, region)}
+        figures["number_share"] = number_loss(outputs["number"], mask) / guesses["number"]
+        figures["location_share"] = location_loss(outputs["location"], mask) / guesses["location"]
+        for name, figure in figures.items():
+            sums[name] = sums.get(name, 0.0) + float(figure) / batches
+    sums["masked_error_share"] = sums.pop("error") / sums.pop("guess")
+    return sums
+
+
+def flat(image: torch.Tensor, dims: int) -> torch.Tensor:
+    """Crops (B, C, *crop), in 2D without the axis of one voxel."""
+    return torch.as_tensor(image) if dims == 3 else torch.as_tensor(image).squeeze(-1)
+
+
+def work(job: tuple[dict[str, Any], str, int, int]) -> dict[str, Any]:
+    """One job of the pool."""
+    return run(*job)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", action="append", required=True, metavar="KIND=FOLDER", help=f"of {', '.join(DATA)}")
+    parser.add_argument("--dims", type=int, default=2, choices=(2, 3))
+    parser.add_argument("--variants", nargs="+", help=f"default: all in 2D, {' and '.join(IN_3D)} in 3D")
+    parser.add_argument("--backbones", nargs="+", default=["unet", "swinunetr"], choices=["unet", "swinunetr"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "region_level.csv")
+    options = parser.parse_args()
+    folders = dict(pair.split("=", 1) for pair in options.data)
+    variants = options.variants or (list(VARIANTS) if options.dims == 2 else list(IN_3D))
+    unknown = sorted({*folders} - {*DATA} | {*variants} - {*VARIANTS})
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}")
+    done = {tuple(row[name] for name in KEY) for row in read(options.output)}
+    cells = (
+        dict(zip(KEY, key, strict=True))
+        for key in itertools.product([options.dims], folders, options.backbones, variants, range(options.seeds))
+    )
+    jobs = [
+        (cell, folders[cell["data"]], options.steps, options.batch_size)
+        for cell in sorted(cells, key=lambda cell: cell["seed"])
+        if tuple(str(cell[name]) for name in KEY) not in done
+    ]
+    with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=8) as pool:
+        for row in pool.imap_unordered(work, jobs):
+            write(options.output, row)
+            print(json.dumps(row), flush=True)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of the table so far."""
+    return list(csv.DictReader(path.open(encoding="utf-8", newline=""))) if path.is_file() else []
+
+
+def write(path: Path, row: dict[str, Any]) -> None:
+    """Add a row."""
+    new = not path.is_file()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow({name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()})
+
+
+if __name__ == "__main__":
+    main()
