@@ -60,6 +60,7 @@ class Run:
             "learning_rate": 0.01,
             "val_interval": 2,
             "epochs": 6,
+            "steps_per_epoch": 3,
             **SMALL[backbone],
         }
         if step == "pretrain":

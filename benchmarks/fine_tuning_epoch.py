@@ -73,6 +73,7 @@ def overrides(kind: str, work: Path, options: argparse.Namespace) -> dict[str, A
         "network_def#features": features,
         "roi_size": [size] * 3,
         "epochs": options.epochs,
+        "steps_per_epoch": -(-options.cases // options.volumes_per_batch),
         "validate#dataset#data": [],
         "batch_size": 2 * options.volumes_per_batch,
         "num_workers": options.num_workers,
@@ -171,7 +172,7 @@ def peak_gib() -> float:
 def one(work: Path, kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """The same in a process of its own."""
     command = [sys.executable, __file__, "--work", str(work), "--one", kind, "--bundle", options.bundle]
-    command += ["--network", options.network, "--epochs", str(options.epochs)]
+    command += ["--network", options.network, "--epochs", str(options.epochs), "--cases", str(options.cases)]
     command += ["--volumes_per_batch", str(options.volumes_per_batch), "--num_workers", str(options.num_workers)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:

@@ -11,11 +11,20 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
 from hybridmim_components.masking import MaskGrid
-from hybridmim_components.partial_region import REGIONS, Region, choose_region, full_region, subvolume_content
+from hybridmim_components.partial_region import (
+    REGIONS,
+    Region,
+    choose_region,
+    full_region,
+    split_subvolumes,
+    subvolume_content,
+)
 
 GRID = MaskGrid((12, 18, 12), (4, 6, 4), (2, 3, 2))
 
@@ -67,6 +76,26 @@ def test_content_finds_the_foreground() -> None:
     ).view(3, 3, 3)
     assert torch.allclose(content, expected)
     assert choose_region(GRID, "content", content=content).start == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("grid", "shape"),
+    [(GRID, (6, 9, 6)), (GRID, (3, 3, 3)), (MaskGrid((12, 8), (6, 4), (2, 4)), (4, 4))],
+    ids=["voxels of a sub-volume differ by axis", "one voxel each", "2D"],
+)
+def test_split_subvolumes_agrees_with_a_loop(grid: MaskGrid, shape: tuple[int, ...]) -> None:
+    channels = 2
+    feature = torch.rand(2, channels, *shape)
+    sides = [n // total for n, total in zip(shape, grid.subvolume_grid, strict=True)]
+    found = split_subvolumes(feature, grid)
+    for b in range(2):
+        for s, place in enumerate(product(*map(range, grid.subvolume_grid))):
+            expected = [
+                feature[(b, c, *(i * side + v for i, side, v in zip(place, sides, voxel, strict=True)))].item()
+                for c in range(channels)
+                for voxel in product(*map(range, sides))
+            ]
+            assert found[b, s].tolist() == expected
 
 
 def test_wrong_requests_are_refused() -> None:

@@ -77,7 +77,8 @@ class Bundle:
         spacing = [5.0, 5.0, 5.0] if self.dataset == "brats2020" else [6.0, 6.0, 6.0]
         crop, masking = CROPS[self.backbone]
         base = {**NETWORKS[self.backbone], **crop, "spacing": spacing, "device": "cpu", "num_workers": 0}
-        schedule = {"epochs": 2, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1, "cache": "memory"}
+        schedule = {"epochs": 2, "steps_per_epoch": 2, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1}
+        schedule |= {"cache": "memory"}
         return base | (schedule if step in ("pretrain", "train") else {}) | (masking if step == "pretrain" else {})
 
 

@@ -60,8 +60,20 @@ def test_pretraining_leaves_weights_curves_previews_and_a_checkpoint(bundle, run
     assert len(recipe["volumes"]) == (8 - held_out) * channels
     curve = rows(out / "pretrain" / "training.csv")
     assert [r["epoch"] for r in curve] == ["1", "2"]
-    assert all(float(r[t]) > 0 for r in curve for t in ("partial_region", "number", "location", "contrast"))
+    assert [int(r["iteration"]) for r in curve] == [2, 4] and recipe["planned_steps"] == 4
+    for term in ("partial_region", "number", "location", "contrast"):
+        assert all(float(r[term]) > 0 and 0.2 < float(r[f"{term}_share"]) < 5 for r in curve), term
+    # masks are seen on any tissue, air included
+    assert {float(r["unchanged"]) for r in curve} == {0}
     assert len(list((out / "pretrain" / "previews").glob("*.png"))) == 2
+    validation = rows(out / "pretrain" / "validation.csv")
+    assert [r["epoch"] for r in validation] == ["1", "2"]
+    for row in validation:
+        assert all(0.2 < float(row[f"val_{name}_share"]) < 5 for name in ("masked_error", "number", "location"))
+        accuracies = [float(row[f"val_{name}"]) for name in ("number_accuracy", "number_within_one")]
+        assert 0 <= accuracies[0] <= accuracies[1] <= 1 and 0 < float(row["val_location_accuracy"]) < 1
+    last = read_weights(weights.with_name("last.pt"))[1]
+    assert last["last"] == {"epoch": 2} and last["volumes"] == recipe["volumes"] and "best" not in last
     assert list((out / "pretrain" / "tensorboard").iterdir())
     checkpoints = list((out / "pretrain" / "checkpoints").iterdir())
     assert 1 <= len(checkpoints) <= 2

@@ -37,7 +37,9 @@ def parsed(bundle: Any, step: str, data: Any, folder: Path, **overrides: object)
     places = {"bundle_root": str(folder), "dataset_dir": str(data.dataset_dir)}
     parser = ConfigParser()
     parser.read_config(json.loads(text))
-    parser.update({**bundle.small(step), **places, "batch_size": 4, "crops_per_volume": 2, **overrides})
+    # steps enough to pass through all volumes twice
+    schedule = {"batch_size": 4, "crops_per_volume": 2, "steps_per_epoch": 6}
+    parser.update({**bundle.small(step), **places, **schedule, **overrides})
     return parser
 
 

@@ -40,9 +40,9 @@ def test_all_steps_on_real_images(real_data: Path, tmp_path: Path, monai_run: Ca
         assert done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
 
     masking = {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8], "unlabelled_dirs": unlabelled}
-    step("pretrain", ["pretrain"], **TRAIN, **masking, epochs=12, val_interval=12)
+    step("pretrain", ["pretrain"], **TRAIN, **masking, epochs=12, steps_per_epoch=3, val_interval=12)
     weights = tmp_path / "models" / "pretrained" / "model.pt"
-    step("train", ["train"], **TRAIN, pretrained=weights, epochs=2, val_interval=2)
+    step("train", ["train"], **TRAIN, pretrained=weights, epochs=2, steps_per_epoch=2, val_interval=2)
     step("evaluate", ["train", "evaluate"], **SMALL, fold="all")
     step("inference", ["inference"], **SMALL)
 

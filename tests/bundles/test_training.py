@@ -37,7 +37,11 @@ def test_pretraining_needs_no_labelled_data_and_keeps_a_run_shorter_than_its_int
     data_args = {"unlabelled_dirs": [str(data.unlabelled_dir), str(data.image_dir)]}
     done = step(spleen, "pretrain", **places, **data_args, epochs=1, val_interval=10)
     assert done.returncode == 0, done.stderr
-    assert len(read_weights(tmp_path / "models" / "pretrained" / "model.pt")[1]["volumes"]) == 3
+    best, last = (read_weights(tmp_path / "models" / "pretrained" / f"{name}.pt") for name in ("model", "last"))
+    assert len(best[1]["volumes"]) == len(last[1]["volumes"]) == 3
+    # the only validation is that of the last epoch
+    assert best[1]["best"]["epoch"] == last[1]["last"]["epoch"] == 1
+    assert all(torch.equal(tensor, last[0][name]) for name, tensor in best[0].items())
 
 
 @pytest.mark.parametrize(("training", "validation"), [(3, 1), (3, 0), (1, 0)])
@@ -58,13 +62,15 @@ def test_training_runs_as_monai_label_drives_it(
     workflow.initialize()
     workflow.run()
     workflow.finalize()
-    assert workflow.trainer.state.epoch == 2
+    assert (workflow.trainer.state.epoch, workflow.trainer.state.iteration) == (2, 2 * small["steps_per_epoch"])
     # the schedule follows the trainer's epochs: it has come down at the end
     assert workflow.parser.get_parsed_content("optimizer").param_groups[0]["lr"] == pytest.approx(0)
     assert set(torch.load(tmp_path / "models" / "model.pt", weights_only=True)) == set(
         workflow.network_def.state_dict()
     )
-    assert len(read_weights(tmp_path / "models" / "model.pt")[1]["training_volumes"]) == training
+    recipe = read_weights(tmp_path / "models" / "model.pt")[1]
+    assert len(recipe["training_volumes"]) == training
+    assert (recipe["epochs"], recipe["planned_steps"]) == (2, 2 * small["steps_per_epoch"])
 
 
 ERRORS = {

@@ -170,7 +170,7 @@ import json, sys
 from monai.bundle import ConfigWorkflow
 roots, data, out = sys.argv[1:3], sys.argv[3], sys.argv[4]
 small = dict(roi_size=[48, 48, 48], spacing=[6, 6, 6], num_workers=0, device="cpu", epochs=1, val_interval=1)
-small |= dict(batch_size=2, crops_per_volume=1, dataset_dir=data)
+small |= dict(steps_per_epoch=2, batch_size=2, crops_per_volume=1, dataset_dir=data)
 flows = [
     ConfigWorkflow(f"{root}/configs/train.json", workflow_type="train", logging_file=False, bundle_root=root,
                    output_dir=f"{out}/{i}", ckpt_dir=f"{out}/{i}", **small)

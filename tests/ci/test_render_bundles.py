@@ -136,7 +136,8 @@ def test_the_walk_through_gives_a_pair_that_pretrains_trains_and_infers(
     data = write_msd_liver(walk_through / "data", 6, 1, size=(40, 40, 32), spacing=(7.0, 7.0, 8.0))
     small = {"spacing": [6, 6, 6], "roi_size": [48, 48, 48], "network_def#init_filters": 8, "device": "cpu"}
     small |= {"num_workers": 0, "dataset_dir": data, "ckpt_dir": out / "models"}
-    train = {"epochs": 1, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1, "cache": "memory"}
+    train = {"epochs": 1, "steps_per_epoch": 2, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1}
+    train |= {"cache": "memory"}
     steps = {
         "pretrain": train | {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
         "train": train | {"pretrained": out / "models" / "pretrained" / "model.pt"},

@@ -60,9 +60,9 @@ def cached(folder: Path, items: list[dict[str, Any]] = ITEMS) -> Any:
 
 def test_what_is_found_and_what_is_new_make_one_batch(tmp_path: Path, calls: list[int]) -> None:
     cached(tmp_path)[0]  # of another fold
-    (batch,) = SeededLoader(cached(tmp_path), 4, shuffle=False)
+    (batch,) = SeededLoader(cached(tmp_path), 4)
     assert batch["image"].flatten(1)[:, 0].tolist() == [0, 1, 2, 3] and calls == [0, 1, 2, 3]
-    (again,) = SeededLoader(cached(tmp_path), 4, shuffle=False)
+    (again,) = SeededLoader(cached(tmp_path), 4)
     assert torch.equal(again["image"], batch["image"]) and len(calls) == 4
     assert type(again["image"]) is type(batch["image"]) is torch.Tensor
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from monai.data import Dataset
 from monai.transforms import Compose, RandScaleIntensityd
 
 from hybridmim_components.data import SeededLoader
+from hybridmim_components.data.seeded_loader import _Passes
 from hybridmim_components.errors import VolumeError
 
 
@@ -47,28 +49,91 @@ def drawn(loader: SeededLoader, epoch: int, batch: int = 0) -> list[tuple[list[i
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_epoch_can_be_begun_anywhere(num_workers: int) -> None:
-    loader, other = (SeededLoader(Images(10), 2, seed=3, num_workers=n) for n in (0, num_workers))
+    """Amid a pass, too, and where one pass goes over into the next."""
+    loader, other = (SeededLoader(Images(10), 2, seed=3, steps=4, num_workers=n) for n in (0, num_workers))
     whole = drawn(loader, epoch=2)
     # whatever was drawn before, and however many workers draw
     drawn(other, epoch=1)
-    rest = drawn(other, epoch=2, batch=3)
-    assert [numbers for numbers, _ in rest] == [numbers for numbers, _ in whole[3:]]
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[3:], strict=True))
-    assert sorted(n for numbers, _ in whole for n in numbers) == list(range(10))
+    for batch in range(4):
+        rest = drawn(other, epoch=2, batch=batch)
+        assert [numbers for numbers, _ in rest] == [numbers for numbers, _ in whole[batch:]]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[batch:], strict=True))
 
 
-def test_epochs_and_seeds_differ_in_order_and_in_what_is_drawn() -> None:
-    loader = SeededLoader(Images(10), 10, seed=3)
-    (first,), (second,), (other,) = drawn(loader, 1), drawn(loader, 2), drawn(SeededLoader(Images(10), 10, seed=4), 1)
+def test_passes_and_seeds_differ_in_order_and_in_what_is_drawn() -> None:
+    loader = SeededLoader(Images(10), 10, seed=3, steps=1)
+    other_seed = SeededLoader(Images(10), 10, seed=4, steps=1)
+    (first,), (second,), (other,) = drawn(loader, 1), drawn(loader, 2), drawn(other_seed, 1)
     assert len({tuple(first[0]), tuple(second[0]), tuple(other[0])}) == 3
     by_number = [dict(zip(n, x[:, 0, 0].tolist(), strict=True)) for n, x in (first, second, other)]
     assert len({by_number[k][0] for k in range(3)}) == 3
 
 
-def test_validation_keeps_the_order() -> None:
-    loader = SeededLoader(Images(5), 2, shuffle=False)
-    assert [b["number"].tolist() for b in loader] == [[0, 1], [2, 3], [4]]
-    assert [b["case"] for b in loader][0] == ["image_0.nii.gz", "image_1.nii.gz"]
+def test_where_an_epoch_ends_changes_nothing_of_what_is_drawn() -> None:
+    """Two epochs of six steps are three of four: a pass is not cut where an epoch ends."""
+    few, many = (SeededLoader(Images(7), 3, seed=1, steps=steps) for steps in (6, 4))
+    two = [batch for epoch in (1, 2) for batch in drawn(few, epoch)]
+    three = [batch for epoch in (1, 2, 3) for batch in drawn(many, epoch)]
+    assert [numbers for numbers, _ in two] == [numbers for numbers, _ in three]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(two, three, strict=True))
+
+
+@pytest.mark.parametrize("items", [3, 30])
+def test_an_epoch_has_its_steps_whatever_the_number_of_items(items: int) -> None:
+    loader = SeededLoader(Images(items), 2, steps=7)
+    for epoch in (1, 2):
+        batches = drawn(loader, epoch)
+        assert len(loader) == len(batches) == 7 and all(len(numbers) == 2 for numbers, _ in batches)
+
+
+def test_one_item_fills_each_batch_with_other_draws_of_it() -> None:
+    batches = drawn(SeededLoader(Images(1), 2, steps=3), 1)
+    assert [numbers for numbers, _ in batches] == [[0, 0]] * 3
+    assert len({float(image[0, 0]) for _, images in batches for image in images}) == 6
+
+
+@pytest.mark.parametrize("items", [2, 3, 5, 8])
+def test_no_batch_has_an_item_twice_and_each_pass_has_each_item_at_most_once(items: int) -> None:
+    loader = SeededLoader(Images(items), 2, seed=5, steps=items // 2)  # an epoch is a pass
+    left_out = set()
+    for epoch in range(1, 30):
+        numbers = [number for batch, _ in drawn(loader, epoch) for number in batch]
+        assert len(set(numbers)) == len(numbers) == items - items % 2
+        left_out |= set(range(items)) - set(numbers)
+    # another one each time, so that all are trained on
+    assert left_out == (set(range(items)) if items % 2 else set())
+
+
+@pytest.mark.parametrize(("items", "ranks"), [(10, 2), (13, 3), (4, 2)])
+def test_the_ranks_share_each_step_and_no_item_is_in_two_of_them(items: int, ranks: int) -> None:
+    batch_size, steps = 2, 9
+    passes = [_Passes(items, batch_size, steps, seed=0, processes=ranks, rank=rank) for rank in range(ranks)]
+    for own in passes:
+        own.epoch, own.start = 2, 1
+    places = [list(own) for own in passes]
+    assert all(len(own) == batch_size * (steps - 1) for own in places)
+    together = sorted(place for own in places for place in own)
+    first = (steps + 1) * batch_size * ranks
+    assert together == list(range(first, first + len(together)))  # one row, nothing twice, nothing left out
+    for step in range(steps - 1):
+        of_step = [
+            p.item(place) for p, own in zip(passes, places, strict=True) for place in own[2 * step : 2 * step + 2]
+        ]
+        assert len(set(of_step)) == batch_size * ranks
+
+
+def test_an_epoch_without_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="steps_per_epoch must be at least 1, got 0"):
+        SeededLoader(Images(3), 1, steps=0)
+
+
+def test_validation_keeps_the_order_and_each_item_once() -> None:
+    loader = SeededLoader(Images(5), 2)
+    for epoch in (1, 2):
+        batches = [(b["number"].tolist(), b["case"]) for b in loader]
+        assert [numbers for numbers, _ in batches] == [[0, 1], [2, 3], [4]]
+        assert batches[0][1] == ["image_0.nii.gz", "image_1.nii.gz"]
+        loader.begin(epoch, 1)  # as a training would; a validation is always whole
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -81,11 +146,11 @@ def test_a_volume_that_fails_is_named_in_one_line(num_workers: int) -> None:
 
 def test_by_the_switch_another_one_takes_its_place(caplog: pytest.LogCaptureFixture) -> None:
     """One that the batch does not have, since the contrast takes its negatives from other volumes."""
-    first, second = SeededLoader(Images(6, broken=(1, 3)), 3, shuffle=False, skip_unreadable=True)
+    first, second = SeededLoader(Images(6, broken=(1, 3)), 3, skip_unreadable=True)
     assert first["number"].tolist() == [0, 4, 2] and second["number"].tolist() == [0, 4, 5]
     assert "Skipped: cannot use image_1.nii.gz" in caplog.text
     # where there is none
-    (batch,) = SeededLoader(Images(3, broken=(1,)), 3, shuffle=False, skip_unreadable=True)
+    (batch,) = SeededLoader(Images(3, broken=(1,)), 3, skip_unreadable=True)
     assert batch["number"].tolist() == [0, 2, 2]
     with pytest.raises(VolumeError, match="none of the volumes can be used any more"):
         list(SeededLoader(Images(2, broken=(0, 1)), 1, skip_unreadable=True))
@@ -103,11 +168,17 @@ def test_a_worker_that_dies_is_told(tmp_path: Path) -> None:
         list(SeededLoader(Deadly(4), 2, num_workers=1))
 
 
+def begun(loader: SeededLoader) -> tuple[Iterator[Any], list[Any]]:
+    """What is left after the first batch, and the processes that load it; those of a test before may still live."""
+    before = set(multiprocessing.active_children())
+    batches = iter(loader)
+    next(batches)
+    return batches, [process for process in multiprocessing.active_children() if process not in before]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_serve_on_when_another_program_tells_all_processes_to_stop(number: signal.Signals) -> None:
-    batches = iter(SeededLoader(Images(40), 1, num_workers=2))
-    next(batches)
-    workers = multiprocessing.active_children()
+    batches, workers = begun(SeededLoader(Images(40), 1, num_workers=2))
     assert len(workers) == 2
     for worker in workers:
         subprocess.run(["kill", f"-{number.value}", str(worker.pid)], check=True)
@@ -117,9 +188,7 @@ def test_workers_serve_on_when_another_program_tells_all_processes_to_stop(numbe
 
 
 def test_workers_end_when_their_parent_tells_them_to() -> None:
-    batches = iter(SeededLoader(Images(40), 1, num_workers=2))
-    next(batches)
-    workers = multiprocessing.active_children()
+    batches, workers = begun(SeededLoader(Images(40), 1, num_workers=2))
     for worker in workers:
         worker.terminate()
         worker.join(timeout=20)

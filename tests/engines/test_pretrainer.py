@@ -27,17 +27,21 @@ from hybridmim_components.engines import (
     loss_metric,
     lower_is_better,
     masked_error_metric,
+    perception_figures,
     term_metrics,
     unchanged_share,
+    validation_metrics,
 )
 from hybridmim_components.handlers import BestWeights, History, ReconstructionPreview
-from hybridmim_components.losses import LOSS_TERMS, HybridMIMLoss
+from hybridmim_components.losses import LOSS_TERMS, HybridMIMLoss, guessing, location_loss, number_loss
 from hybridmim_components.masking import MaskGrid, expand_mask, sample_mask
 from hybridmim_components.networks import HybridMIM
 from hybridmim_components.partial_region import full_region
 from hybridmim_components.weights import read_weights
 
 GRID = MaskGrid(32, 16, 8)
+GUESSES = guessing(GRID, 0.4, "hierarchical", 2)
+ACCURACIES = ("number_accuracy", "number_within_one", "location_accuracy")
 
 
 def crops(count: int = 4, offset: float = 0.0) -> list[dict[str, Any]]:
@@ -60,7 +64,7 @@ def trainer(network: HybridMIM, data: list[dict[str, Any]], **kwargs: Any) -> Hy
         "loss_function": HybridMIMLoss(),
         "prepare_batch": MaskedBatch(GRID),
         "key_train_metric": loss_metric(),
-        "additional_metrics": term_metrics(),
+        "additional_metrics": term_metrics(HybridMIMLoss(), GUESSES),
         "metric_cmp_fn": lower_is_better,
     }
     return HybridMIMTrainer(**{**arguments, **kwargs})
@@ -72,10 +76,14 @@ def test_one_epoch_reports_every_term_and_moves_the_weights(tmp_path) -> None:
     history = History(tmp_path / "training.csv")
     engine = trainer(network, crops(), train_handlers=[history])
     engine.run()
-    assert set(engine.state.metrics) == {"train_loss", "unchanged", *LOSS_TERMS}
+    metrics = {name: float(value) for name, value in engine.state.metrics.items()}
+    shares = {f"{name}_share" for name in LOSS_TERMS}
+    assert set(metrics) == {"train_loss", "unchanged", *LOSS_TERMS, *shares, *ACCURACIES}
+    for name in LOSS_TERMS[1:]:
+        assert metrics[f"{name}_share"] == pytest.approx(metrics[name] / GUESSES[name], rel=1e-5)
     weights = (1.0, 0.1, 0.1, 0.01, 0.1)
-    total = sum(w * float(engine.state.metrics[name]) for w, name in zip(weights, LOSS_TERMS, strict=True))
-    assert float(engine.state.metrics["train_loss"]) == pytest.approx(total, rel=1e-4)
+    total = sum(w * metrics[name] for w, name in zip(weights, LOSS_TERMS, strict=True))
+    assert metrics["train_loss"] == pytest.approx(total, rel=1e-4)
     moved = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
     assert {"network.conv_0.conv_0.conv.weight", "network.upcat_1.convs.conv_1.conv.weight"} <= moved
     assert not any(n.startswith("network.final_conv") for n in moved)
@@ -149,13 +157,53 @@ def test_wrong_settings_are_found_before_the_first_batch(wrong: dict) -> None:
         MaskedBatch(GRID, **wrong)
 
 
-def test_unchanged_share_counts_masked_patches_of_nothing() -> None:
-    image = torch.rand(1, 1, 32, 32, 32) + 0.1
+@pytest.mark.parametrize("dims", [2, 3])
+def test_unchanged_share_counts_masked_patches_that_look_as_before(dims: int) -> None:
+    grid = MaskGrid((32,) * dims, 16, 8)
+    image = torch.rand(1, 1, *grid.image_size) + 0.1
+    mask = sample_mask(grid, 1, generator=torch.Generator().manual_seed(0))
+    hidden = expand_mask(mask, grid)
+
+    def share(image: torch.Tensor, **kwargs: float) -> float:
+        return float(unchanged_share(image, image.masked_fill(hidden, 0), mask, grid, **kwargs))
+
+    assert share(image) == 0
+    assert share(image.masked_fill(hidden, 0.04)) == 1 and share(image.masked_fill(hidden, 0.06)) == 0
+    assert share(image.masked_fill(hidden, 0.06), tolerance=0.1) == 1
+    # one voxel that changes is enough, and visible patches do not count
+    first = tuple(hidden.nonzero()[0])
+    changed = image.masked_fill(hidden, 0)
+    changed[first] = 1
+    assert share(changed) == pytest.approx(1 - 1 / int(mask.sum()))
+
+
+def test_a_fill_outside_the_images_range_leaves_no_patch_unchanged() -> None:
+    """Where air and tissue are 0, the released fill hides a mask in them."""
+    image = torch.zeros(1, 1, *GRID.image_size)
     mask = sample_mask(GRID, 1, generator=torch.Generator().manual_seed(0))
-    assert unchanged_share(image, mask, GRID) == 0
-    image[expand_mask(mask, GRID)] = 0
-    assert unchanged_share(image, mask, GRID) == 1
-    assert unchanged_share(torch.zeros_like(image), ~mask, GRID) == 1
+    for fill, share in (("zero", 1), ("constant", 0)):
+        network = HybridMIM(BasicUNet(features=(4, 4, 4, 4, 4, 4)), GRID, mask_fill=fill, contrast=False)
+        assert unchanged_share(image, network.apply_mask(image, mask), mask, GRID) == share
+
+
+def test_terms_without_a_weight_are_not_reported() -> None:
+    """A column of zeros would look like a term that is learned perfectly."""
+    found = set(term_metrics(HybridMIMLoss(1, 0, 0, 0, 0.1), GUESSES))
+    assert found == {"partial_region", "partial_region_share", "contrast", "contrast_share", "unchanged"}
+    assert set(validation_metrics(HybridMIMLoss(1, 0, 0, 0, 0.1), GUESSES)) == {"val_masked_error_share"}
+    assert set(ACCURACIES) <= set(term_metrics(HybridMIMLoss(0, 0, 0, 1, 0), GUESSES))
+
+
+def test_perception_figures_need_the_heads() -> None:
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    assert perception_figures({"masked": torch.zeros(1)}, mask) == {}
+    number = torch.nn.functional.one_hot(torch.full((1, 8), 1), 9).float()
+    figures = perception_figures({"number": number, "location": torch.full((1, 8, 8), -1.0)}, mask)
+    assert {name: float(value) for name, value in figures.items()} == {
+        "number_accuracy": 0,
+        "number_within_one": 1,
+        "location_accuracy": 0.5,
+    }
 
 
 def test_validation_measures_masked_voxels_keeps_the_best_and_draws(tmp_path) -> None:
@@ -168,20 +216,34 @@ def test_validation_measures_masked_voxels_keeps_the_best_and_draws(tmp_path) ->
         network=network,
         prepare_batch=FixedMaskBatch(GRID),
         key_val_metric=masked_error_metric(),
+        additional_metrics=validation_metrics(HybridMIMLoss(), GUESSES),
         metric_cmp_fn=lower_is_better,
         val_handlers=[best, ReconstructionPreview(tmp_path / "previews")],
         decollate=False,
     )
     engine.run(1)
-    errors = []
+    errors, guessed, numbers, locations = [], [], [], []
     with torch.no_grad():
         for item in data:
             image, targets, arguments, _ = FixedMaskBatch(GRID)(
                 {"image": item["image"][None], "volume": torch.tensor([item["volume"]])}
             )
-            output = network.eval()(image, *arguments)["reconstruction"]
-            errors.append((output - image)[expand_mask(targets["mask"], GRID)].square().mean().item())
-    assert float(engine.state.metrics["val_masked_error"]) == pytest.approx(sum(errors) / 3, rel=1e-4)
+            output, hidden = network.eval()(image, *arguments), expand_mask(targets["mask"], GRID)
+            errors.append((output["reconstruction"] - image)[hidden].square().mean().item())
+            guessed.append((image[~hidden].mean() - image)[hidden].square().mean().item())
+            numbers.append(number_loss(output["number"], targets["mask"]).item())
+            locations.append(location_loss(output["location"], targets["mask"]).item())
+    expected = {
+        "val_masked_error": sum(errors) / 3,
+        "val_masked_error_share": sum(errors) / sum(guessed),
+        "val_number": sum(numbers) / 3,
+        "val_number_share": sum(numbers) / 3 / GUESSES["number"],
+        "val_location": sum(locations) / 3,
+        "val_location_share": sum(locations) / 3 / GUESSES["location"],
+    }
+    metrics = {name: float(value) for name, value in engine.state.metrics.items()}
+    assert set(metrics) == set(expected) | {f"val_{name}" for name in ACCURACIES}
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     state, recipe = read_weights(tmp_path / "model.pt")
     assert set(state) == set(network.network.state_dict())
     assert recipe["spacing"] == [1, 1, 1] and recipe["best"]["epoch"] == 1

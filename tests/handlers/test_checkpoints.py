@@ -73,7 +73,8 @@ def run(folder: Path, attach: Attach | None = None, **settings: Any) -> Supervis
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe["learning_rate"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * STEPS)
     noise = Compose([RandScaleIntensityd("image", 0.2, prob=0.7), RandGaussianNoised("image", prob=0.7)])
-    loader = SeededLoader(Dataset(crops(2 * STEPS, 0), noise), 2, seed=1, num_workers=settings.pop("num_workers", 0))
+    num_workers = settings.pop("num_workers", 0)
+    loader = SeededLoader(Dataset(crops(2 * STEPS, 0), noise), 2, seed=1, steps=STEPS, num_workers=num_workers)
     metric = {"dice": MeanDice(output_transform=lambda out: ([o["pred"] for o in out], [o["label"] for o in out]))}
     best = BestWeights(network, folder / "model.pt", {}, bare=True)
     validator = SupervisedEvaluator(

@@ -45,7 +45,7 @@ class Run:
         self.trainer = SupervisedTrainer(
             device="cpu",
             max_epochs=1,
-            train_data_loader=SeededLoader(Dataset(items), 1),
+            train_data_loader=SeededLoader(Dataset(items), 1, steps=STEPS),
             network=network,
             optimizer=optimizer,
             loss_function=loss,

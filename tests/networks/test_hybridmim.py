@@ -65,7 +65,8 @@ def test_outputs_have_the_documented_shapes(build, grid: MaskGrid) -> None:
     assert outputs["number"].shape == (2, grid.num_subvolumes, grid.num_patches + 1)
     assert outputs["location"].shape == (2, grid.num_subvolumes, grid.num_patches)
     assert outputs["view1"].shape == outputs["view2"].shape == (2, 24)
-    assert set(model.eval()(x, mask, region)) == {"reconstruction", "number", "location"}
+    assert outputs["masked"].shape == x.shape and not outputs["masked"].requires_grad
+    assert set(model.eval()(x, mask, region)) == {"masked", "reconstruction", "number", "location"}
 
 
 @backbones
@@ -83,26 +84,32 @@ def test_masked_voxels_reach_the_network_as_the_fill_only() -> None:
     mask = sample_mask(UNET_GRID, 2)
     hidden = expand_mask(mask, UNET_GRID)
     x = torch.rand(2, 1, 48, 48, 48)
-    for fill in ("zero", "token"):
-        model = HybridMIM(unet(), UNET_GRID, mask_fill=fill).eval()
+    for fill, value in (("zero", 0), ("token", -3), ("constant", -3)):
+        model = HybridMIM(unet(), UNET_GRID, mask_fill=fill, fill_value=-3.0).eval()
         region = full_region(UNET_GRID)
         masked = model.apply_mask(x, mask)
         assert torch.equal(masked[~hidden], x[~hidden])
-        value = 0 if model.mask_token is None else model.mask_token.item()
         assert (masked[hidden] == value).all()
         other = torch.where(hidden, torch.rand_like(x), x)
-        for name, output in model(x, mask, region).items():
+        outputs = model(x, mask, region)
+        assert torch.equal(outputs["masked"], masked)
+        for name, output in outputs.items():
             assert torch.equal(output, model(other, mask, region)[name])
 
 
-def test_number_and_location_read_the_tokens_of_their_own_subvolume() -> None:
-    model = HybridMIM(unet(), UNET_GRID)
-    bottleneck = torch.rand(2, 16, 6, 6, 6)
-    tokens = model._subvolume_tokens(bottleneck)
-    for s in range(27):
-        i, j, k = s // 9, s // 3 % 3, s % 3
-        box = bottleneck[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, 2 * k : 2 * k + 2]
-        assert torch.allclose(tokens[:, s], box.mean((2, 3, 4)), atol=1e-6)
+def test_number_and_location_read_the_voxels_of_their_own_subvolume_each_in_its_place() -> None:
+    grid = MaskGrid(64, 32, 16)
+    model = HybridMIM(unet(), grid).eval()
+    bottlenecks = []
+    model.network.down_4.register_forward_hook(lambda module, inputs, output: bottlenecks.append(output))
+    outputs = model(torch.rand(1, 1, 64, 64, 64), sample_mask(grid, 1), full_region(grid))
+    (bottleneck,) = bottlenecks
+    assert bottleneck.shape[2:] == (4, 4, 4)
+    for s in range(8):
+        i, j, k = s // 4, s // 2 % 2, s % 2
+        box = bottleneck[0, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, 2 * k : 2 * k + 2].flatten()
+        for name, head in (("number", model.number_head), ("location", model.location_head)):
+            assert torch.allclose(outputs[name][0, s], head(box), atol=1e-5)
 
 
 def test_region_limits_what_the_decoder_computes() -> None:
@@ -118,11 +125,11 @@ def test_terms_that_are_off_cost_nothing() -> None:
     calls = []
     model.network.conv_0.register_forward_hook(lambda *_: calls.append(1))
     outputs = model(torch.rand(1, 1, 48, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID))
-    assert set(outputs) == {"reconstruction"} and len(calls) == 1
+    assert set(outputs) == {"masked", "reconstruction"} and len(calls) == 1
     model = HybridMIM(unet(), UNET_GRID, partial_region=False, contrast=False)
     model.network.upcat_4.register_forward_hook(lambda *_: calls.append(2))
     arguments = torch.rand(1, 1, 48, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID)
-    assert set(model(*arguments)) == {"number", "location"} and 2 not in calls
+    assert set(model(*arguments)) == {"masked", "number", "location"} and 2 not in calls
     assert "reconstruction" in model.eval()(*arguments), "validation measures it all the same"
 
 
@@ -173,7 +180,7 @@ def test_two_dimensional_networks_work_alike() -> None:
     [
         ({"grid": MaskGrid(48, 24, 8)}, ValueError, "subvolume_size must be a multiple of BasicUNet's total stride 16"),
         ({"grid": MaskGrid(16, 16, 8)}, ValueError, "partial region must hold more than one voxel"),
-        ({"mask_fill": "noise"}, ValueError, "mask_fill must be one of .*, got 'noise'"),
+        ({"mask_fill": "mean"}, ValueError, "mask_fill must be one of .*, got 'mean'"),
         ({"output_activation": "tanh"}, ValueError, "output_activation must be one of .*, got 'tanh'"),
         ({"network": unet(dropout=0.0)}, ValueError, "network has no dropout"),
         ({"network": UNet(3, 1, 2, (4, 8), (2,))}, TypeError, "network must be one of BasicUNet, SwinUNETR, got UNet"),
@@ -193,14 +200,6 @@ def test_crops_of_another_size_are_refused() -> None:
     model = HybridMIM(unet(), UNET_GRID)
     with pytest.raises(ValueError, match=r"crops must have the grid's size \(48, 48, 48\), got \(32, 48, 48\)"):
         model(torch.rand(1, 1, 32, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID))
-
-
-def test_convolution_blocks_drop_whole_channels_on_request() -> None:
-    model = HybridMIM(unet(), UNET_GRID, channel_dropout=True)
-    kinds = {type(m) for m in model.network.modules() if isinstance(m, (nn.Dropout, nn.Dropout3d))}
-    assert kinds == {nn.Dropout3d}
-    stock = HybridMIM(unet(), UNET_GRID)
-    assert not any(isinstance(m, nn.Dropout3d) for m in stock.network.modules())
 
 
 def test_a_sigmoid_is_refused_for_images_that_it_cannot_reach() -> None:
