@@ -25,7 +25,7 @@ from hybridmim_components.partial_region import Region
 
 __all__ = ["guessing", "visible_mean_error"]
 
-_PATCHES = 2**20  # that are drawn; for masks of 27 x 8 patches the number's entropy is then known to 0.002
+_PATCHES = 2**20  # that are drawn; for masks of 27 x 8 patches the number's entropy is then known to 0.004
 
 
 def guessing(
