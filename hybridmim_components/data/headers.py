@@ -20,9 +20,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from hybridmim_components.data.dicom import require_even_stack, series_files, slice_of
 from hybridmim_components.data.nifti_header import DEFLATE_RATIO, claimed_voxels
 
-__all__ = ["MAX_GIB", "check_header", "require_regular_files"]
+__all__ = ["MAX_GIB", "check_header"]
 
 MAX_GIB = 8.0
 """Memory that a volume may take as float32: 2048 slices of 1024 x 1024 voxels, 4 to 16 times a common CT."""
@@ -53,26 +54,15 @@ def check_header(path: str, max_gib: float = MAX_GIB) -> None:
         voxels = claimed_voxels(path)
     elif suffix in _ITK_FORMATS:
         (_require_own_data if suffix == ".nrrd" else _require_data_beside)(file)
-        voxels = _itk_voxels(path, _ITK_FORMATS[suffix])
+        voxels = _claimed_voxels(_itk_reader(path, _ITK_FORMATS[suffix]), path)
     else:
-        raise ValueError(f"it must be a .nii, .nii.gz{', '.join(['', *_ITK_FORMATS])} file or a folder of .dcm files")
+        raise ValueError(f"it must be a .nii, .nii.gz{', '.join(['', *_ITK_FORMATS])} file or a folder of DICOM files")
     gib, limit = voxels * 4 / 2**30, min(max_gib, _machine_gib())
     if gib > limit:
         raise ValueError(
             f"its header claims {voxels} voxels, {gib:.3g} GiB as float32, which must be at most {limit:.3g} GiB "
             "(max_gib of the volume's rules, and no more than the machine has)"
         )
-
-
-def require_regular_files(folder: str | Path) -> None:
-    """Refuse a folder of a DICOM series that holds a pipe or a device, which a reader would wait for.
-
-    Raises:
-        ValueError: names the entry.
-    """
-    for entry in sorted(Path(folder).iterdir()):
-        if not (entry.is_file() or entry.is_dir()):
-            raise ValueError(f"a folder of .dcm files must hold regular files, got {entry.name} in {folder}")
 
 
 def _machine_gib() -> float:
@@ -108,23 +98,28 @@ def _require_own_data(file: Path) -> None:
         raise ValueError("a .nrrd file must hold its voxels itself, got one that names another file")
 
 
-def _itk_voxels(path: str, expected: str) -> int:
-    """Voxels by the header of a file that ITK reads, over all components."""
+def _itk_reader(path: str, expected: str) -> Any:
+    """ITK's reader of a file, which has read its header."""
     # importing ITK takes seconds, and most users have NIfTI alone
     import itk
 
     reader: Any = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
     if reader is None or reader.GetNameOfClass() != expected:
-        raise ValueError(f"it must be a file that ITK's {expected} reads")
+        raise ValueError(f"it must be a file that ITK's {expected} reads, got {Path(path).name}")
     reader.SetFileName(path)
     reader.ReadImageInformation()
+    return reader
+
+
+def _claimed_voxels(reader: Any, path: str) -> int:
+    """Voxels by the header of a file that ITK reads, over all components."""
     shape = [int(reader.GetDimensions(axis)) for axis in range(reader.GetNumberOfDimensions())]
     voxels = prod(shape) * int(reader.GetNumberOfComponents())
     if voxels < 1:
         raise ValueError(f"dimensions must be positive, got {shape}")
     held = sum(file.stat().st_size for file in _files_of(Path(path))) * DEFLATE_RATIO
     # no format that is read here packs more, but for DICOM's lossy ones
-    if expected != "GDCMImageIO" and voxels * int(reader.GetComponentSize()) > held:
+    if reader.GetNameOfClass() != "GDCMImageIO" and voxels * int(reader.GetComponentSize()) > held:
         raise ValueError(
             f"the header claims the shape {shape}, which must be at most {held} bytes in files of this size"
         )
@@ -140,24 +135,10 @@ def _files_of(path: Path) -> Iterator[Path]:
 
 
 def _series_voxels(folder: str) -> int:
-    import itk
-
-    require_regular_files(folder)
-    names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    # as MONAI's reader does
-    names.AddSeriesRestriction("0008|0021")
-    names.SetDirectory(folder)
-    series = names.GetSeriesUIDs()
-    if not series:
-        raise ValueError("it must hold a DICOM series, got none")
-    files = names.GetFileNames(series[0])
-    # ITK passes over what it cannot read, and the volume would lack these slices
-    slices = {p.name for p in Path(folder).iterdir() if p.suffix.lower() == ".dcm" and not p.name.startswith(".")}
-    others = sorted(slices - {Path(name).name for name in files})
-    if others:
-        some = ", ".join(others[:5])
-        raise ValueError(
-            f"every .dcm file must be a slice of one series, got {len(others)} that are not, such as {some}"
-        )
-    return sum(_itk_voxels(name, "GDCMImageIO") for name in files)
+    voxels, slices = 0, []
+    for name in series_files(folder):
+        reader = _itk_reader(name, "GDCMImageIO")
+        voxels += _claimed_voxels(reader, name)
+        slices.append(slice_of(name, reader))
+    require_even_stack(slices)
+    return voxels

@@ -20,16 +20,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hybridmim_components.data.headers import require_regular_files
+from hybridmim_components.data.dicom import is_dicom
 from hybridmim_components.data.layouts import is_plain_name
-from hybridmim_components.errors import reason_of
 
 __all__ = ["find_volumes"]
 
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
-_DICOM = ".dcm"
 # the last five are what BraTS 2023 and BIDS call theirs
 _MODALITIES = ("flair", "t1", "t1ce", "t2", "t1c", "t1n", "t2f", "t1w", "t2w")
 
@@ -37,7 +35,8 @@ _ANYWHERE = r"label(?:s|map|maps|str|sts|sva)?|[a-z]*masks?|msks?|ground ?truths
 # amid other words, published folders of images bear these too: COVID-19-CT-Seg_20cases
 _AT_AN_END = r"segs?|segms?|segmentations?|gts?|truths?"
 _NOT = r"(?<!\bno )(?<!\bwith )(?<!\bwithout )(?<!\band )"
-_LABEL_FOLDER = re.compile(rf"{_NOT}\b(?:{_ANYWHERE})\b|^[\d ]*(?:{_AT_AN_END})\b|\b(?:{_AT_AN_END})[\d ]*$")
+_IRCAD = "^labelled dicom$"  # 3D-IRCADb's labels; other folders of labelled images hold images
+_LABEL_FOLDER = re.compile(rf"{_IRCAD}|{_NOT}\b(?:{_ANYWHERE})\b|^[\d ]*(?:{_AT_AN_END})\b|\b(?:{_AT_AN_END})[\d ]*$")
 _LABEL_FILE = re.compile(rf"{_NOT}\b(?:{_ANYWHERE}|{_AT_AN_END})$|^(?:{_ANYWHERE}|{_AT_AN_END}) \d+$")
 _WORD_BOUNDARY = re.compile(
     r"[\W_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)"
@@ -51,7 +50,8 @@ def find_volumes(
 ) -> list[str | list[str]]:
     """Find every volume below the given folders.
 
-    A file ending in .nii, .nii.gz, .mhd, .mha or .nrrd is a volume; a folder that holds .dcm files is one DICOM series.
+    A file ending in .nii, .nii.gz, .mhd, .mha or .nrrd is a volume; a folder that holds DICOM files, by the suffix .dcm
+    or by the letters DICM after 128 bytes, is one DICOM series.
     Hidden files and folders are passed over, and label maps, which are known by the words of their names: folders such
     as labelsTr, TrainingMask, seg-lungs-LUNA16 or ground_truth (but not a folder that the caller names himself), and
     files such as case_seg.nii.gz, case-label.nrrd or segmentation-3.nii. The log counts them.
@@ -61,7 +61,7 @@ def find_volumes(
         modalities: for MRI of one file per modality, such as ``["flair", "t1ce"]``: the files ``<case>_<modality>`` of
             a folder are one volume, those of other modalities are ignored, and any other file is a volume of several
             channels. None: every file is a volume.
-        skip_unreadable: log folders of several series and incomplete cases, and leave them out, instead of raising.
+        skip_unreadable: log incomplete cases and leave them out, instead of raising.
 
     Returns:
         Absolute paths without repeats, sorted by the first: files, and the folders of DICOM series. With
@@ -69,8 +69,7 @@ def find_volumes(
 
     Raises:
         FileNotFoundError: when a folder does not exist or holds no volume.
-        ValueError: when a folder holds .dcm files of several series, cases lack one of ``modalities``, or a path is no
-            plain text.
+        ValueError: when cases lack one of ``modalities``, or a path is no plain text.
     """
     wanted = None if modalities is None else _checked(modalities)
     files: set[Path] = set()
@@ -78,7 +77,7 @@ def find_volumes(
     for folder in [folders] if isinstance(folders, (str, Path)) else folders:
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"unlabelled_dirs must hold existing folders, got {folder}")
-        found, found_series, passed_over = _walk(Path(folder), skip_unreadable)
+        found, found_series, passed_over = _walk(Path(folder))
         if not found and not found_series:
             raise FileNotFoundError(_nothing_below(folder, passed_over))
         files |= found
@@ -116,10 +115,10 @@ def _nothing_below(folder: str | Path, passed_over: int) -> str:
             f"no volume below {folder}: all {passed_over} file(s) were passed over as label maps, by their names or "
             "their folders'; if a folder holds images nevertheless, name that folder itself in unlabelled_dirs"
         )
-    return f"no volume below {folder}: expected {', '.join(_SUFFIXES)} files, or .dcm files of a DICOM series"
+    return f"no volume below {folder}: expected {', '.join(_SUFFIXES)} files, or the files of a DICOM series"
 
 
-def _walk(folder: Path, skip_unreadable: bool) -> tuple[set[Path], set[Path], int]:
+def _walk(folder: Path) -> tuple[set[Path], set[Path], int]:
     """Files of volumes, folders of DICOM series, and the number of files that were passed over."""
     found: set[Path] = set()
     series: set[Path] = set()
@@ -138,14 +137,8 @@ def _walk(folder: Path, skip_unreadable: bool) -> tuple[set[Path], set[Path], in
         images = {Path(parent, n) for n in volumes if not _LABEL_FILE.search(_words(_stem(n)))}
         passed_over += _pass_over(Path(parent), len(volumes) - len(images), "the files' names")
         found |= images
-        if any(_is_dicom(n) for n in names):
-            fault = _series_fault(parent)
-            if not fault:
-                series.add(Path(parent))
-            elif skip_unreadable:
-                logger.warning("Skipped, since skip_unreadable is set: %s", fault)
-            else:
-                raise ValueError(fault)
+        if any(not _is_volume(n) and is_dicom(Path(parent, n)) for n in names):
+            series.add(Path(parent))
     return found, series, passed_over
 
 
@@ -161,15 +154,12 @@ def _pass_over(folder: Path, count: int, reason: str) -> int:
 
 
 def _count(folder: Path) -> int:
-    return sum(_is_volume(n) or _is_dicom(n) for _, _, names in os.walk(folder, followlinks=True) for n in names)
+    files = [Path(parent, n) for parent, _, names in os.walk(folder, followlinks=True) for n in names]
+    return sum(_is_volume(file.name) or is_dicom(file) for file in files)
 
 
 def _is_volume(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
-
-
-def _is_dicom(name: str) -> bool:
-    return name.lower().endswith(_DICOM) and not name.startswith(".")
 
 
 def _stem(name: str) -> str:
@@ -207,21 +197,3 @@ def _by_case(
     complete = [case for case in cases.values() if all(m in case for m in modalities)]
     found = {tuple(str(case[m].resolve()) for m in modalities) for case in complete}
     return single, [list(paths) for paths in found]
-
-
-def _series_fault(folder: str) -> str:
-    """What is wrong with a folder of .dcm files, if anything."""
-    # importing ITK takes seconds, and most users have no DICOM
-    import itk
-
-    names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    try:
-        require_regular_files(folder)
-        names.SetDirectory(folder)
-        count = len(names.GetSeriesUIDs())
-    except ValueError as error:
-        return str(error)
-    except RuntimeError as error:  # what ITK's exceptions are in Python
-        return f"cannot read the .dcm files in {folder}: {reason_of(error)}"
-    return "" if count == 1 else f"a folder of .dcm files must hold one DICOM series, got {count} in {folder}"

@@ -76,7 +76,7 @@ def test_a_label_may_be_as_large_as_its_image(tmp_path: Path, monkeypatch: pytes
 def test_a_pipe_is_never_waited_for(tmp_path: Path, name: str) -> None:
     (tmp_path / "series").mkdir()
     os.mkfifo(tmp_path / name)
-    (tmp_path / "b.nii").touch()
+    (tmp_path / "z.nii").touch()
     with pytest.raises(ValueError, match="must (be a regular file or a folder|hold regular files, got a.dcm)"):
         for path in find_volumes(tmp_path):
             read_volume(path)
