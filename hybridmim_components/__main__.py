@@ -68,7 +68,9 @@ def phantoms(
 
 
 def check(dataset: str, dataset_dir: str, modalities: list | None = None, num_workers: int = 2) -> None:
-    """Print a table of the labelled cases with a verdict on each; end with status 1 where something is wrong.
+    """Print a table of the labelled cases with a verdict on each; end with status 1 where one cannot be used.
+
+    A case that is unusual, such as by its spacing or by HU without air, is told with the value and the usual range.
 
     Args:
         dataset: brats2020, btcv, msd_hippocampus, msd_liver, msd_spleen, or msd_NAME for another task of MSD.
@@ -77,13 +79,16 @@ def check(dataset: str, dataset_dir: str, modalities: list | None = None, num_wo
         num_workers: threads that read.
     """
     print(format_row())
-    wrong = total = 0
+    wrong = unusual = total = 0
     for row in case_rows(dataset, dataset_dir, modalities, num_workers):
         print(format_row(row), flush=True)
-        total, wrong = total + 1, wrong + bool(row.problem)
+        total, wrong, unusual = total + 1, wrong + bool(row.problem), unusual + bool(row.doubts)
     if wrong:
         raise ValueError(f"{wrong} of {total} row(s) cannot be used, see the verdicts above")
-    print(f"all {total} cases can be used")
+    if unusual:
+        print(f"{total} row(s) can be used, {unusual} of them are unusual: look at the verdicts above")
+    else:
+        print(f"all {total} cases can be used")
 
 
 def prepare(

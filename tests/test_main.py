@@ -26,7 +26,7 @@ import pytest
 from hybridmim_components.__main__ import main
 from hybridmim_components.phantoms import write_brats2020, write_btcv, write_msd_liver
 
-GRID = {"size": (20, 20, 16), "spacing": (14.0, 14.0, 16.0)}
+GRID = {"size": (36, 36, 28), "spacing": (8.0, 8.0, 9.0)}
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hybridmim_components.data.datasets import dataset_of, find_cases, label_names
+from hybridmim_components.data.datasets import dataset_of, find_cases, holds_hounsfield, label_names
+from hybridmim_components.data.doubts import doubts_of_image, doubts_of_label
 from hybridmim_components.data.layouts import Case
-from hybridmim_components.data.volumes import VolumeRules, check_label, image_files, read_volume
+from hybridmim_components.data.volumes import VolumeRules, check_label, fingerprint, image_files, read_volume
 
 __all__ = ["CaseRow", "case_rows", "format_row"]
 
@@ -44,6 +45,8 @@ class CaseRow(NamedTuple):
     """Number of voxels by label value."""
     problem: str = ""
     """What is wrong, with the file's name; empty for a case that can be used."""
+    doubts: tuple[str, ...] = ()
+    """What is unusual about a case that can be used, each with its value and what is usual."""
 
 
 def case_rows(
@@ -58,7 +61,8 @@ def case_rows(
         num_workers: number of threads that read.
 
     Yields:
-        One row per case as soon as it is read, then one per case that is incomplete.
+        One row per case as soon as it is read, then one per case that is incomplete, and one per doubt about the
+        folder.
 
     Raises:
         ValueError: when the data set or a modality is unknown, or dataset.json has no labels.
@@ -66,11 +70,26 @@ def case_rows(
     """
     known, found = dataset_of(dataset), find_cases(dataset, dataset_dir, modalities)
     names = label_names(dataset, dataset_dir)
-    rules = VolumeRules(len(modalities or known.modalities) or 1, known.zero_background, sorted(names))
+    rules = VolumeRules(
+        channels=len(modalities or known.modalities) or 1,
+        zero_background=known.zero_background,
+        hounsfield=holds_hounsfield(dataset, dataset_dir),
+        label_values=sorted(names),
+    )
+    first: dict[str, str] = {}  # case by fingerprint
     with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
-        yield from pool.map(partial(_row, rules), found.cases)
+        for row, digest in pool.map(partial(_row, rules), found.cases):
+            other = first.setdefault(digest, row.case_id)
+            twice = (
+                (f"the image is that of {other}, usual is one case for each",)
+                if digest and other != row.case_id
+                else ()
+            )
+            yield row._replace(doubts=row.doubts + twice)
     for problem in found.problems:
-        yield CaseRow("(incomplete)", problem=problem)
+        yield CaseRow("(folder)", problem=problem)
+    for doubt in found.doubts:
+        yield CaseRow("(folder)", doubts=(doubt,))
 
 
 def format_row(row: CaseRow | None = None) -> str:
@@ -78,13 +97,15 @@ def format_row(row: CaseRow | None = None) -> str:
     if row is None:
         cells: Sequence[str] = (*_TITLES, "voxels per label", "verdict")
     else:
-        cells = (row.case_id, row.grid, row.spacing, row.intensity, row.labels, row.problem or "ok")
+        verdict = row.problem or ("unusual: " + "; ".join(row.doubts) if row.doubts else "ok")
+        cells = (row.case_id, row.grid, row.spacing, row.intensity, row.labels, verdict)
     fixed = "  ".join(cell.ljust(width) for cell, width in zip(cells, _WIDTHS, strict=False))
     return f"{fixed}  {cells[-2]}  {cells[-1]}"
 
 
-def _row(rules: VolumeRules, case: Case) -> CaseRow:
-    row = CaseRow(case["case_id"])
+def _row(rules: VolumeRules, case: Case) -> tuple[CaseRow, str]:
+    """A case, and the fingerprint of its image."""
+    row, digest = CaseRow(case["case_id"]), ""
     try:
         image = read_volume(case["image"], rules=rules)
         channels = f" x{len(image)}" if len(image) > 1 else ""
@@ -94,10 +115,13 @@ def _row(rules: VolumeRules, case: Case) -> CaseRow:
             spacing=" x ".join(f"{float(mm):.3g}" for mm in image.pixdim),
             intensity=", ".join(ranges),
         )
+        digest = fingerprint(image)
+        doubts = doubts_of_image(image, image_files(case["image"]), rules)
         label = check_label(image, case["label"], rules.label_values)
         counts = zip(*np.unique(np.asarray(label), return_counts=True), strict=True)
-        return row._replace(labels=" ".join(f"{value:g}:{count}" for value, count in counts))
+        row = row._replace(labels=" ".join(f"{value:g}:{count}" for value, count in counts))
+        return row._replace(doubts=(*doubts, *doubts_of_label(label))), digest
     except (ValueError, FileNotFoundError) as error:
-        return row._replace(problem=str(error))
+        return row._replace(problem=str(error)), digest
     except (MemoryError, RuntimeError) as error:  # torch reports a lack of memory as a RuntimeError
-        return row._replace(problem=f"cannot read {', '.join(image_files(case['image']))}: {error}")
+        return row._replace(problem=f"cannot read {', '.join(image_files(case['image']))}: {error}"), digest

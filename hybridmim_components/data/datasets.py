@@ -19,9 +19,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hybridmim_components.data.layouts import Case, Found, brats2020, btcv, msd
+from hybridmim_components.data.doubts import warn_of
+from hybridmim_components.data.layouts import Case, Found, brats2020, btcv, dataset_json, msd
 
-__all__ = ["DATASETS", "LabelledDataset", "dataset_of", "find_cases", "label_names", "read_cases"]
+__all__ = [
+    "DATASETS",
+    "LabelledDataset",
+    "dataset_of",
+    "find_cases",
+    "holds_hounsfield",
+    "label_names",
+    "read_cases",
+]
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class LabelledDataset:
         modalities: sequences of one case; empty where images have one channel.
         standard_validation: how the validation cases of the split that publications use end; ``fold: standard``.
         zero_background: whether voxels outside the body must be 0.
+        hounsfield: whether images hold HU; None: the folder's dataset.json tells.
     """
 
     read: Callable[..., Found]
@@ -41,6 +51,7 @@ class LabelledDataset:
     modalities: tuple[str, ...] = ()
     standard_validation: tuple[str, ...] = ()
     zero_background: bool = False
+    hounsfield: bool | None = None
 
 
 _ORGANS = (
@@ -53,15 +64,19 @@ DATASETS = {
         {0: "background", 1: "necrotic and non-enhancing tumour core", 2: "oedema", 4: "enhancing tumour"},
         modalities=brats2020.MODALITIES,
         zero_background=True,
+        hounsfield=False,
     ),
     "btcv": LabelledDataset(
-        btcv.read, dict(enumerate(_ORGANS.split(", "))), standard_validation=btcv.STANDARD_VALIDATION
+        btcv.read,
+        dict(enumerate(_ORGANS.split(", "))),
+        standard_validation=btcv.STANDARD_VALIDATION,
+        hounsfield=True,
     ),
     "msd_hippocampus": LabelledDataset(
-        msd.read, {0: "background", 1: "anterior hippocampus", 2: "posterior hippocampus"}
+        msd.read, {0: "background", 1: "anterior hippocampus", 2: "posterior hippocampus"}, hounsfield=False
     ),
-    "msd_liver": LabelledDataset(msd.read, {0: "background", 1: "liver", 2: "tumour"}),
-    "msd_spleen": LabelledDataset(msd.read, {0: "background", 1: "spleen"}),
+    "msd_liver": LabelledDataset(msd.read, {0: "background", 1: "liver", 2: "tumour"}, hounsfield=True),
+    "msd_spleen": LabelledDataset(msd.read, {0: "background", 1: "spleen"}, hounsfield=True),
 }
 
 
@@ -84,11 +99,17 @@ def label_names(dataset: str, dataset_dir: str | Path) -> dict[int, str]:
     Raises:
         ValueError: when the data set is unknown, or dataset.json has no labels.
     """
-    return dataset_of(dataset).label_names or msd.label_names(Path(dataset_dir))
+    return dataset_of(dataset).label_names or dataset_json.label_names(Path(dataset_dir))
+
+
+def holds_hounsfield(dataset: str, dataset_dir: str | Path) -> bool:
+    """Whether the images of a data set hold HU; of another task of MSD its dataset.json tells."""
+    known = dataset_of(dataset).hounsfield
+    return known if known is not None else dataset_json.is_ct(Path(dataset_dir))
 
 
 def find_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None = None) -> Found:
-    """List the complete cases of a folder, and what is wrong with the others.
+    """List the complete cases of a folder, what is wrong with the others, and what its dataset.json says otherwise.
 
     Args:
         dataset: name of the data set, see :func:`dataset_of`.
@@ -109,7 +130,9 @@ def find_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] 
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir must be an existing folder, got {root}")
     read = partial(known.read, modalities=tuple(modalities)) if modalities is not None else known.read
-    return read(root)
+    found = read(root)
+    dataset_json.compare_dataset_json(root, known.label_names, found)
+    return found
 
 
 def read_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None = None) -> list[Case]:
@@ -125,4 +148,5 @@ def read_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] 
     found = find_cases(dataset, dataset_dir, modalities)
     if found.problems:
         raise ValueError("; ".join(found.problems))
+    warn_of(found.doubts)
     return found.cases

@@ -25,6 +25,7 @@ from typing import Any
 
 import ignite.distributed as idist
 
+from hybridmim_components.data.doubts import doubts_of_image, doubts_of_label, warn_of
 from hybridmim_components.data.volumes import VolumeRules, check_label, fingerprint, image_files, read_volume
 from hybridmim_components.files import file_state, read_json_object, write_text
 
@@ -32,6 +33,7 @@ __all__ = ["inspect_volumes"]
 
 logger = logging.getLogger(__name__)
 _Pair = tuple[tuple[str, ...], str]  # files of the image, and of its label or ""
+_Found = tuple[list[str], list[str]]  # fingerprints, and doubts
 _UNUSABLE = "{} of {} volume(s) cannot be used:\n  {}"
 
 
@@ -43,6 +45,8 @@ def inspect_volumes(
     skip_unreadable: bool = False,
 ) -> dict[tuple[str, ...], list[str]]:
     """Read the image of every item, and its label, before hours are spent, and fingerprint the image.
+
+    What is unusual about one, see :mod:`.doubts`, is logged as a warning.
 
     Args:
         data: items with ``image`` (a path, or one per modality) and, where there is one, ``label``.
@@ -76,42 +80,43 @@ def _inspect_all(
     cache = _read_cache(cache_file)
     keys = {pair: json.dumps([*pair, astuple(rules)], default=list) for pair in pairs}
     states = {pair: [file_state(path) for path in (*pair[0], pair[1]) if path] for pair in pairs}
-    known: dict[_Pair, list[str]] = {
-        p: cache[keys[p]][1] for p in pairs if keys[p] in cache and cache[keys[p]][0] == states[p] and all(states[p])
-    }
+    same = [p for p in pairs if keys[p] in cache and cache[keys[p]][0] == states[p] and all(states[p])]
+    known: dict[_Pair, _Found] = {p: (cache[keys[p]][1], cache[keys[p]][2]) for p in same}
     unknown = [p for p in pairs if p not in known]
     if unknown:
         logger.info("Reading %d volume(s) to check and fingerprint them", len(unknown))
     errors = []
     with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
-        for pair, (digests, error) in zip(unknown, pool.map(partial(_inspect, rules), unknown), strict=True):
+        for pair, (found, error) in zip(unknown, pool.map(partial(_inspect, rules), unknown), strict=True):
             if error:
                 errors.append(error)
             else:
-                known[pair] = digests
+                known[pair] = found
     if cache_file is not None and unknown:
-        entries = {keys[pair]: [states[pair], digests] for pair, digests in known.items()}
+        entries = {keys[pair]: [states[pair], *found] for pair, found in known.items()}
         write_text(cache_file, json.dumps({**cache, **entries}, indent=1))
     if errors:
         text = _UNUSABLE.format(len(errors), len(pairs), "\n  ".join(errors))
         if not skip_unreadable:
             raise ValueError(text)
         logger.warning("Skipped, since skip_unreadable is set: %s", text)
-    return {files: digests for (files, _), digests in known.items()}
+    warn_of([f"{', '.join(files)}: {doubt}" for (files, _), (_, doubts) in sorted(known.items()) for doubt in doubts])
+    return {files: digests for (files, _), (digests, _) in known.items()}
 
 
-def _inspect(rules: VolumeRules, pair: _Pair) -> tuple[list[str], str]:
-    """Fingerprints of the image's channels, or what is wrong with it or its label."""
+def _inspect(rules: VolumeRules, pair: _Pair) -> tuple[_Found, str]:
+    """Fingerprints of the image's channels and doubts, or what is wrong with it or its label."""
     files, label = pair
     try:
         image = read_volume(files, rules=rules)
+        doubts = doubts_of_image(image, files, rules)
         if label:
-            check_label(image, label, rules.label_values)
-        return [fingerprint(image[channel : channel + 1]) for channel in range(len(image))], ""
+            doubts += doubts_of_label(check_label(image, label, rules.label_values))
+        return ([fingerprint(image[channel : channel + 1]) for channel in range(len(image))], doubts), ""
     except (ValueError, FileNotFoundError) as error:
-        return [], str(error)
+        return ([], []), str(error)
     except (MemoryError, RuntimeError) as error:  # torch reports a lack of memory as a RuntimeError
-        return [], f"cannot read {', '.join(files)}: {error}"
+        return ([], []), f"cannot read {', '.join(files)}: {error}"
 
 
 def _read_cache(cache_file: str | Path | None) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def _read_cache(cache_file: str | Path | None) -> dict[str, Any]:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether it holds the states of files, and fingerprints."""
-    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], list):
+    """Whether it holds the states of files, fingerprints and doubts."""
+    if not isinstance(entry, list) or len(entry) != 3 or not all(isinstance(part, list) for part in entry[1:]):
         return False
-    return bool(entry[1]) and all(isinstance(digest, str) for digest in entry[1])
+    return bool(entry[1]) and all(isinstance(text, str) for text in (*entry[1], *entry[2]))

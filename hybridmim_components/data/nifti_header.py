@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import IO, cast
 
 import nibabel as nib
+import numpy as np
 from nibabel.nifti1 import Nifti1Header
 
-__all__ = ["claimed_voxels"]
+__all__ = ["claimed_voxels", "stored_affines"]
 
 _HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
 _LARGEST_HEADER = 544  # bytes of NIfTI-2's, with the flag of extensions
@@ -35,7 +36,8 @@ def claimed_voxels(path: str | Path) -> int:
     """Number of voxels by the header of a .nii or .nii.gz file, over all channels.
 
     Raises:
-        ValueError: when it is no NIfTI file in one piece, or claims more than a file of its size can hold.
+        ValueError: when it is no NIfTI file in one piece, claims more than a file of its size can hold, or has an
+            orientation that MONAI would change.
         OSError: when it cannot be opened or is no gzip file.
         EOFError: when it is a gzip file that was cut off.
         zlib.error: when it is a damaged gzip file.
@@ -58,7 +60,37 @@ def claimed_voxels(path: str | Path) -> int:
     if claimed > size * (DEFLATE_RATIO if packed else 1):
         held = f"{DEFLATE_RATIO} times {size}" if packed else f"the file's {size}"
         raise ValueError(f"the header claims {claimed} bytes, shape {shape}, which must be at most {held}")
+    _require_orientation(header)
     return voxels
+
+
+def stored_affines(header: Nifti1Header) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The sform and the qform of a header; None where it is not set, not finite or has other spacing than pixdim."""
+    found: list[np.ndarray | None] = []
+    for read in (header.get_sform, header.get_qform):
+        try:
+            affine, code = read(coded=True)
+        except nib.spatialimages.HeaderDataError:  # no rotation
+            affine, code = None, 0
+        spacing = np.asarray(header.get_zooms()[:3])
+        usable = code and np.allclose(np.linalg.norm(affine[:3, : len(spacing)], axis=0), spacing)
+        found.append(affine if usable else None)
+    return found[0], found[1]
+
+
+def _require_orientation(header: Nifti1Header) -> None:
+    """Refuse an sform that cannot be used without a qform: MONAI reads the axes of the empty qform, without a word."""
+    if not header["sform_code"] or any(affine is not None for affine in stored_affines(header)):
+        return
+    sform = header.get_sform()
+    if np.isfinite(sform).all() and nib.aff2axcodes(sform) == nib.aff2axcodes(header.get_qform()):
+        return
+    spacing = [float(f"{mm:.4g}") for mm in header.get_zooms()[:3]]
+    rows = [[float(f"{x:.4g}") for x in row] for row in sform[:3]]
+    raise ValueError(
+        f"without a qform, the sform must be finite and have the spacing of pixdim, {spacing}, or its axes are lost, "
+        f"got {rows}"
+    )
 
 
 def _read_header(block: bytes) -> tuple[Nifti1Header, bool]:

@@ -39,6 +39,7 @@ Image = str | Path | Sequence[str]
 AFFINE_TOLERANCE = 0.01  # mm
 MONAI_TOLERANCE = 1e-8  # of LoadImage, which stacks the files of a case
 TINY_VOXEL = 1e-9  # mm^3
+SPACING_LIMITS = (0.01, 100.0)  # mm
 FEW_LEVELS = 8
 
 
@@ -49,12 +50,14 @@ class VolumeRules:
     Attributes:
         channels: number of channels of an image: its modalities.
         zero_background: a constant background must be 0, since normalisation knows the brain by not being 0.
+        hounsfield: an image holds HU; values that do not look so are a warning.
         label_values: the values that a label may hold; None: any whole numbers.
         max_gib: memory that one file may take as float32, in GiB: a header that claims more is refused unread.
     """
 
     channels: int = 1
     zero_background: bool = False
+    hounsfield: bool = False
     label_values: Sequence[int] | None = None
     max_gib: float = MAX_GIB
 
@@ -83,8 +86,9 @@ def read_volume(image: Image, kind: str = "image", rules: VolumeRules | None = N
 
     Raises:
         FileNotFoundError: when there is no such file or folder.
-        ValueError: when its header claims too much, it cannot be read, has not the right channels, is empty or
-            constant, holds NaN or infinite voxels, or its modalities do not lie on one grid.
+        ValueError: when its header claims too much, it cannot be read, has not the right channels, a spacing that no
+            image of a body has, is empty or constant, holds NaN or infinite voxels, or its modalities do not lie on
+            one grid.
     """
     rules = rules or VolumeRules()
     paths = image_files(image)
@@ -123,6 +127,12 @@ def _read_file(path: str, kind: str, channels: int, max_gib: float) -> MetaTenso
         raise ValueError(f"{kind} must hold finite values only, got NaN or infinity in {path}")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < TINY_VOXEL:
         raise ValueError(f"{kind} must have a finite and invertible affine, got {affine.tolist()} in {path}")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing.min() < SPACING_LIMITS[0] or spacing.max() > SPACING_LIMITS[1]:
+        raise ValueError(
+            f"{kind} must have a spacing of {SPACING_LIMITS[0]:g} to {SPACING_LIMITS[1]:g} mm, got "
+            f"{' x '.join(f'{mm:.3g}' for mm in spacing)} mm in {path}: it may be in metres or micrometres"
+        )
     try:
         return cast(MetaTensor, Orientation("RAS", labels=None)(volume))
     except Exception as error:

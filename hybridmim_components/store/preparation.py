@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from monai.transforms import Compose, NormalizeIntensityd, Spacingd
 
+from hybridmim_components.data.doubts import doubts_of_image
 from hybridmim_components.data.volumes import Image, fingerprint, image_files, read_volume
 from hybridmim_components.files import file_state
 from hybridmim_components.store.encoding import CHUNK, METADATA, SHARD, chunk_grid, encode_volume, with_attributes
@@ -41,7 +42,7 @@ def source_state(image: Image) -> list[list[int]]:
     return [file_state(path) for path in image_files(image)]
 
 
-def prepare_volume(image: Image, place: StorePlace, settings: StoreSettings) -> None:
+def prepare_volume(image: Image, place: StorePlace, settings: StoreSettings) -> list[str]:
     """Pre-process a volume and write it.
 
     Its ``zarr.json`` is removed first and written last, so that a volume that has one is whole.
@@ -51,6 +52,9 @@ def prepare_volume(image: Image, place: StorePlace, settings: StoreSettings) -> 
         place: the store.
         settings: of the pre-processing.
 
+    Returns:
+        What is unusual about it, see :func:`.doubts_of_image`.
+
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when it cannot be read or is not usable, see :func:`.volumes.read_volume`, or holds nothing within
@@ -58,6 +62,7 @@ def prepare_volume(image: Image, place: StorePlace, settings: StoreSettings) -> 
     """
     name, state = volume_name(image), source_state(image)
     volume = read_volume(image, rules=settings.rules)
+    doubts = doubts_of_image(volume, image_files(image), settings.rules)
     resampled = _transforms(settings)({"image": volume})["image"]
     voxels = settings.stored(np.asarray(resampled))
     mask = np.any(voxels != settings.background, axis=0)
@@ -81,6 +86,7 @@ def prepare_volume(image: Image, place: StorePlace, settings: StoreSettings) -> 
     place.remove(f"{name}/{METADATA}")
     place.write(f"{name}/{SHARD}", shard)
     place.write(f"{name}/{METADATA}", with_attributes(metadata, {ATTRIBUTE: record}))
+    return doubts
 
 
 def foreground_counts(mask: np.ndarray) -> np.ndarray:

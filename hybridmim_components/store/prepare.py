@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from hybridmim_components.data.doubts import warn_of
 from hybridmim_components.data.unlabelled import find_volumes
 from hybridmim_components.data.volumes import Image, image_files, quieten_readers
 from hybridmim_components.store.encoding import SHARD
@@ -35,6 +36,7 @@ from hybridmim_components.store.settings import StoreSettings
 __all__ = ["prepare_store"]
 
 logger = logging.getLogger(__name__)
+_Outcome = tuple[Image, list[str], str]  # the volume, what is unusual about it, and why it cannot be used
 
 
 def prepare_store(
@@ -78,7 +80,11 @@ def prepare_store(
     if len(todo) < len(volumes):
         logger.info("%d of %d volume(s) are in %s already", len(volumes) - len(todo), len(volumes), store)
     prepare = partial(_prepare, place, settings)
-    errors = [error for error in tqdm(_run(prepare, todo, num_workers), "preparing", len(todo), unit="vol") if error]
+    errors, unusual = [], []
+    for image, doubts, error in tqdm(_run(prepare, todo, num_workers), "preparing", len(todo), unit="vol"):
+        errors += [error] if error else []
+        unusual += [f"{', '.join(image_files(image))}: {doubt}" for doubt in doubts]
+    warn_of(sorted(unusual))
     if errors:
         text = f"{len(errors)} of {len(volumes)} volume(s) cannot be used:\n  " + "\n  ".join(sorted(errors))
         if not skip_unreadable:
@@ -118,8 +124,8 @@ def _checksum(place: StorePlace, name: str) -> str:
     return hashlib.sha256(place.read(f"{name}/{SHARD}") or b"").hexdigest()
 
 
-def _run(prepare: partial[str], images: Sequence[Image], num_workers: int) -> Iterator[str]:
-    """What is wrong with each volume, or nothing, in the order in which they are done."""
+def _run(prepare: partial[_Outcome], images: Sequence[Image], num_workers: int) -> Iterator[_Outcome]:
+    """Each volume, in the order in which they are done."""
     if num_workers < 1 or len(images) < 2:
         yield from map(prepare, images)
         return
@@ -139,11 +145,10 @@ def _run(prepare: partial[str], images: Sequence[Image], num_workers: int) -> It
             pool.shutdown(cancel_futures=True)
 
 
-def _prepare(place: StorePlace, settings: StoreSettings, image: Image) -> str:
+def _prepare(place: StorePlace, settings: StoreSettings, image: Image) -> _Outcome:
     try:
-        prepare_volume(image, place, settings)
+        return image, prepare_volume(image, place, settings), ""
     except (ValueError, FileNotFoundError) as error:
-        return str(error)
+        return image, [], str(error)
     except (MemoryError, RuntimeError) as error:  # torch reports a lack of memory as a RuntimeError
-        return f"cannot prepare {', '.join(image_files(image))}: {error}"
-    return ""
+        return image, [], f"cannot prepare {', '.join(image_files(image))}: {error}"

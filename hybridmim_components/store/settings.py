@@ -67,7 +67,8 @@ class StoreSettings:
     @property
     def rules(self) -> VolumeRules:
         """What a volume must be."""
-        return VolumeRules(channels=self.channels, zero_background=self.modalities is not None)
+        mri = self.modalities is not None
+        return VolumeRules(channels=self.channels, zero_background=mri, hounsfield=not mri)
 
     @property
     def background(self) -> int:

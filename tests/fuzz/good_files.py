@@ -122,7 +122,7 @@ GOOD: dict[str, Callable[[], bytes]] = {
     "nrrd": cache(_nrrd),
     "dataset.json": cache(lambda: json.dumps(DATASET, indent=1).encode()),
     "recipe": cache(lambda: json.dumps(RECIPE, indent=1).encode()),
-    "volumes.json": cache(lambda: json.dumps({"[]": [[[1, 2]], ["ab" * 32]]}, indent=1).encode()),
+    "volumes.json": cache(lambda: json.dumps({"[]": [[[1, 2]], ["ab" * 32], []]}, indent=1).encode()),
     "weights": cache(lambda: saved({"state_dict": network().state_dict(), "recipe": RECIPE})),
     "tar": cache(_archive),
 }

@@ -29,10 +29,11 @@ _SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass
 class Found:
-    """What a folder holds: its complete cases, and one text for each case that is not."""
+    """What a folder holds: its complete cases, one text for each case that is not, and what is unusual."""
 
     cases: list[Case] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 def case_id_of(path: str | Path) -> str:

@@ -14,15 +14,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from hybridmim_components.data.layouts.files import Found, find_nifti, pair, require_folders
-from hybridmim_components.files import read_json_object
 
-__all__ = ["label_names", "read"]
-
-_LABEL_VALUE = re.compile(r"[0-9]{1,9}")
+__all__ = ["read"]
 
 
 def read(root: Path) -> Found:
@@ -34,26 +30,3 @@ def read(root: Path) -> Found:
     require_folders(root, "imagesTr", "labelsTr")
     images, labels = root / "imagesTr", root / "labelsTr"
     return pair(find_nifti(images), find_nifti(labels), images, labels)
-
-
-def label_names(root: Path) -> dict[int, str]:
-    """Names by label value, from dataset.json. Nothing else of that file is used, least of all its paths.
-
-    Raises:
-        ValueError: when the file does not exist, or has no such table.
-    """
-    file = root / "dataset.json"
-    rule = "dataset.json must have a table 'labels' of values and names"
-    try:
-        labels = read_json_object(file).get("labels")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{rule}, cannot read {file}: {error}") from error
-    if not isinstance(labels, dict) or not labels:
-        raise ValueError(f"{rule}, there is none in {file}")
-    names: dict[int, str] = {}
-    for value, name in labels.items():
-        number = int(value) if _LABEL_VALUE.fullmatch(value) else -1
-        if number < 0 or number in names or not isinstance(name, str):
-            raise ValueError(f"{rule}, each a whole number of its own, got {value[:80]!r}: {name!r:.80} in {file}")
-        names[number] = name
-    return names

@@ -1,0 +1,103 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""dataset.json, the Decathlon's table of a task: a cross-check of known data sets. Its paths are never followed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hybridmim_components.data.layouts.files import Found, case_id_of
+from hybridmim_components.files import read_json_object
+
+__all__ = ["compare_dataset_json", "is_ct", "label_names"]
+
+_LABEL_VALUE = re.compile(r"[0-9]{1,9}")
+
+
+def label_names(root: Path) -> dict[int, str]:
+    """Names by label value, from dataset.json.
+
+    Raises:
+        ValueError: when the file does not exist, or has no such table.
+    """
+    file = root / "dataset.json"
+    rule = "dataset.json must have a table 'labels' of values and names"
+    try:
+        labels = read_json_object(file).get("labels")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{rule}, cannot read {file}: {error}") from error
+    if not isinstance(labels, dict) or not labels:
+        raise ValueError(f"{rule}, there is none in {file}")
+    names: dict[int, str] = {}
+    for value, name in labels.items():
+        number = int(value) if _LABEL_VALUE.fullmatch(value) else -1
+        if number < 0 or number in names or not isinstance(name, str):
+            raise ValueError(f"{rule}, each a whole number of its own, got {value[:80]!r}: {name!r:.80} in {file}")
+        names[number] = name
+    return names
+
+
+def is_ct(root: Path) -> bool:
+    """Whether dataset.json says that all images are CT."""
+    try:
+        modality = read_json_object(root / "dataset.json").get("modality")
+    except (OSError, ValueError):
+        return False
+    return isinstance(modality, dict) and {str(name).upper() for name in modality.values()} == {"CT"}
+
+
+def compare_dataset_json(root: Path, expected: Mapping[int, str] | None, found: Found) -> None:
+    """Add to ``found`` where a folder's dataset.json, if there is one, tells of another task or of other cases.
+
+    Args:
+        root: the folder.
+        expected: names by label value of the data set; None: those of the file.
+        found: what lies in the folder. Other label values are a problem, all else is a doubt.
+    """
+    file = root / "dataset.json"
+    if not file.is_file():
+        return
+    try:
+        names, content = label_names(root), read_json_object(file)
+    except (OSError, ValueError) as error:
+        found.doubts.append(f"the folder cannot be compared with its dataset.json: {error}")
+        return
+    if expected is not None:
+        _compare_labels(file, content.get("name"), names, expected, found)
+    named = {case_id_of(path) for path in _training_images(content)}
+    missing = sorted(named - {case["case_id"] for case in found.cases})
+    if missing:
+        found.doubts.append(
+            f"{file} names {len(named)} case(s) for training, usual is that all are there: "
+            f"{len(missing)} are not, such as {', '.join(missing[:3])}"
+        )
+
+
+def _compare_labels(file: Path, name: Any, names: Mapping[int, str], expected: Mapping[int, str], found: Found) -> None:
+    tables = [", ".join(f"{value} {text}" for value, text in sorted(table.items())) for table in (expected, names)]
+    if set(names) != set(expected):
+        found.problems.append(f"labels must be {tables[0]}, got {tables[1]} of the task {name!r:.80} in {file}")
+    elif not {text.lower() for value, text in names.items() if value} & {v.lower() for v in expected.values()}:
+        found.doubts.append(f"the labels of the task {name!r:.80} are {tables[1]} in {file}, usual are {tables[0]}")
+
+
+def _training_images(content: Mapping[str, Any]) -> list[str]:
+    """File names of the images that the table lists for training."""
+    items = content.get("training")
+    images = (
+        [item.get("image") if isinstance(item, dict) else None for item in items] if isinstance(items, list) else []
+    )
+    return [Path(image).name for image in images if isinstance(image, str)]

@@ -1,0 +1,108 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Cases that are strange but look real: impossible ones are refused, unusual ones told with value and usual range."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from strange_cases import STRANGE, Strange, judge, main
+
+from hybridmim_components.data import VolumeRules, inspect_volumes, read_cases
+from hybridmim_components.phantoms import write_brats2020, write_msd_spleen
+
+GRID = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_msd_spleen(tmp_path_factory.mktemp("base") / "Task09_Spleen", 2, 0, **GRID)
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=lambda strange: strange.what)
+def test_check_tells_impossible_unusual_and_good_cases_apart(strange: Strange, base: Path, tmp_path: Path) -> None:
+    verdict, words = judge(strange, base, tmp_path)
+    assert verdict == strange.expected, words
+    if verdict == "refused":
+        assert re.search(r"spleen_2|dataset\.json", words)
+    if verdict == "unusual":
+        assert re.search(r"usual (is|are) |the qform is used|cannot be compared with its dataset.json", words)
+
+
+def test_a_run_warns_as_check_does_each_time_it_starts(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shifted = next(strange for strange in STRANGE if strange.what == "HU with 1024 added")
+    judge(shifted, base, tmp_path)
+    items = read_cases("msd_spleen", tmp_path / "Task09_Spleen")
+    rules = VolumeRules(hounsfield=True, label_values=(0, 1))
+    for _ in range(2):
+        caplog.clear()
+        assert len(inspect_volumes(items, tmp_path / "volumes.json", rules=rules)) == 2
+        line = f"\n  {items[1]['image']}: share of air (-1500 to -500 HU) is 0 %, usual is 1 to 99 %; HU may be shifted"
+        assert "Unusual, and used all the same:" + line in caplog.text
+    caplog.clear()
+    inspect_volumes(items, tmp_path / "volumes.json", rules=VolumeRules(label_values=(0, 1)))
+    assert "share of air" not in caplog.text
+
+
+def test_prepare_warns_of_the_same(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("zarr")
+    from hybridmim_components.store import StoreSettings, prepare_store
+
+    shifted = next(strange for strange in STRANGE if strange.what == "HU with 1024 added")
+    judge(shifted, base, tmp_path)
+    images = tmp_path / "Task09_Spleen" / "imagesTr"
+    with caplog.at_level(logging.WARNING):
+        assert prepare_store(images, tmp_path / "store", StoreSettings((8, 8, 8), (-57, 164)), num_workers=0) == 2
+    assert f"\n  {images.resolve()}/spleen_2.nii.gz: share of air (-1500 to -500 HU) is 0 %" in caplog.text
+
+
+def test_a_list_of_cases_warns_where_dataset_json_names_others(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = shutil.copytree(base, tmp_path / "Task09_Spleen")
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder / "spleen_2.nii.gz").unlink()
+    assert len(read_cases("msd_spleen", root)) == 1
+    assert "names 2 case(s) for training, usual is that all are there: 1 are not, such as spleen_2" in caplog.text
+
+
+def test_brains_with_skull_are_unusual(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_brats2020(tmp_path, 1, 0, size=(36, 44, 36), spacing=(4.4, 4.0, 4.2)) / "MICCAI_BraTS2020_TrainingData"
+    (item,) = read_cases("brats2020", root, ["flair"])
+    rules = VolumeRules(zero_background=True)
+    inspect_volumes([item], rules=rules)
+    assert "Unusual" not in caplog.text
+    image = nib.load(item["image"][0])
+    noise = np.random.default_rng(0).uniform(1, 9, image.shape)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + noise, image.affine), item["image"][0])
+    inspect_volumes([item], rules=rules)
+    assert "share of background (0) is 0 %, usual is 5 to 98 %; the skull may not be stripped" in caplog.text
+
+
+def test_the_benchmark_fails_where_a_verdict_is_another(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset_dir", str(base), "--output", str(tmp_path / "table.md")]
+    monkeypatch.setattr("strange_cases.STRANGE", STRANGE[:2])
+    assert main(arguments) == 0
+    monkeypatch.setattr("strange_cases.STRANGE", [STRANGE[0]._replace(expected="refused")])
+    assert main(arguments) == 1
+    assert "| nothing | ok (expected: refused) |  |" in (tmp_path / "table.md").read_text()
