@@ -26,7 +26,8 @@ from torch import nn
 from hybridmim_components.data.inspection import inspect_volumes
 from hybridmim_components.data.volumes import VolumeRules, image_files
 from hybridmim_components.networks.backbones import check_crop_size
-from hybridmim_components.weights import how_to_get_weights, read_recipe, recipe_differences, seen_volumes
+from hybridmim_components.weights import how_to_get_weights, read_weights, recipe_differences, seen_volumes
+from hybridmim_components.weights_check import require_fitting_state
 
 __all__ = ["check_evaluation", "check_pretraining", "check_training"]
 
@@ -215,7 +216,7 @@ def check_evaluation(
 
     Raises:
         FileNotFoundError: when there are no weights.
-        ValueError: names the volumes that are unusable or were seen.
+        ValueError: names the weights that do not fit the network, or the volumes that are unusable or were seen.
         OSError: when ``output_dir`` cannot be written.
     """
     _require_writable(output_dir)
@@ -223,7 +224,8 @@ def check_evaluation(
     if not Path(model_path).is_file():
         how = how_to_get_weights(Path(model_path).parent.parent)
         raise FileNotFoundError(f"no weights at {model_path}: {how}, or set ckpt_dir")
-    recipe = read_recipe(model_path)
+    state, recipe = read_weights(model_path)
+    require_fitting_state(network, state, model_path, str(recipe.get("network", "")))
     if not recipe:
         logger.warning("%s has no recipe beside it: what it has seen is unknown", model_path)
     for difference in recipe_differences(recipe, settings or {}):

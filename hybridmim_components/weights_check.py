@@ -15,13 +15,20 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["FINGERPRINTS", "require_plain_recipe", "require_state_dict", "require_uncompressed"]
+__all__ = [
+    "FINGERPRINTS",
+    "require_fitting_state",
+    "require_plain_recipe",
+    "require_state_dict",
+    "require_uncompressed",
+]
 
 FINGERPRINTS = ("volumes", "pretraining_volumes", "training_volumes")
 """Where a recipe lists the volumes that its weights have seen."""
@@ -72,6 +79,32 @@ def _fault_of(tensor: Tensor) -> str:
     if tensor.dtype in _FLOATS and not bool(tensor.isfinite().all()):
         return "NaN or infinity"
     return ""
+
+
+def require_fitting_state(network: nn.Module, state: Mapping[str, Tensor], path: str | Path, trained: str = "") -> None:
+    """Refuse weights of another network, or of the same one with other features.
+
+    Args:
+        network: the network that they are for.
+        state: the weights.
+        path: their file, for the message.
+        trained: name of the network that they were trained in, if it is known.
+
+    Raises:
+        ValueError: names the file, and the first tensors that do not fit.
+    """
+    target, name = network.state_dict(), type(network).__name__
+    shapes = [n for n in target if n in state and state[n].shape != target[n].shape]
+    faults = [f"{n} has the shape {tuple(state[n].shape)} instead of {tuple(target[n].shape)}" for n in shapes]
+    faults += [f"{n} is missing" for n in target if n not in state]
+    faults += [f"{n} is not in the network" for n in state if n not in target]
+    if faults:
+        source = f"are of {trained}" if trained not in ("", name) else "do not"
+        more = f"; and {len(faults) - 2} more" if len(faults) > 2 else ""
+        raise ValueError(
+            f"weights must fit network_def ({name}), those of {path} {source}: {'; '.join(faults[:2])}{more}; "
+            "set network_def as in training"
+        )
 
 
 def require_plain_recipe(recipe: Any, source: str | Path) -> None:

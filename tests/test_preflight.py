@@ -19,9 +19,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.networks.nets import BasicUNet, SwinUNETR
+from torch import nn
 
 from hybridmim_components.data import VolumeRules, fingerprint, read_volume
 from hybridmim_components.preflight import check_evaluation, check_pretraining, check_training
+from hybridmim_components.weights import save_weights
 
 
 def volume(folder: Path, name: str, seed: int, low: int = -1000, high: int = 1000) -> str:
@@ -175,13 +177,32 @@ def test_missing_labels_are_named(tmp_path: Path) -> None:
 )
 def test_evaluation_refuses_seen_cases_unless_told(tmp_path: Path, key: str, what: str) -> None:
     cases, model = [case(tmp_path, i, i) for i in range(2)], tmp_path / "model.pt"
-    model.touch()
+    save_weights(model, NETWORK["network"], {}, bare=True)
     model.with_suffix(".json").write_text(json.dumps({key: [fingerprint(read_volume(cases[1]["image"]))]}))
     with pytest.raises(ValueError, match=f"{what}: .*spleen_1.nii.gz"):
         check_evaluation(cases, tmp_path / "out", model, 0, **NETWORK)
     assert check_evaluation(cases, tmp_path / "out", model, 0, **NETWORK, allow_seen=True) == "seen"
     assert check_evaluation(cases, tmp_path / "out", model, "all", **NETWORK) == "training"
     assert check_evaluation(cases[:1], tmp_path / "out", model, 0, **NETWORK) == "validation"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (BasicUNet(features=(8, 4, 4, 4, 4, 4)), r"those of .*model.pt do not: .* has the shape \(8, 1, .* instead of"),
+        (
+            SwinUNETR(1, 2, feature_size=12),
+            "those of .*model.pt are of SwinUNETR: .* is missing; and .* more",
+        ),
+    ],
+)
+def test_evaluation_of_weights_of_another_network_names_what_does_not_fit(
+    tmp_path: Path, other: nn.Module, message: str
+) -> None:
+    model = tmp_path / "model.pt"
+    save_weights(model, other, {"network": type(other).__name__}, bare=True)
+    with pytest.raises(ValueError, match=rf"weights must fit network_def \(BasicUNet\), {message}.*set network_def as"):
+        check_evaluation([case(tmp_path, 0, 0)], tmp_path / "out", model, 0, **NETWORK)
 
 
 def test_evaluation_without_weights_says_what_to_do(tmp_path: Path) -> None:
@@ -191,7 +212,7 @@ def test_evaluation_without_weights_says_what_to_do(tmp_path: Path) -> None:
 
 def test_evaluation_warns_of_another_preprocessing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = tmp_path / "model.pt"
-    model.touch()
+    save_weights(model, NETWORK["network"], {}, bare=True)
     model.with_suffix(".json").write_text(json.dumps({"spacing": [1.5, 1.5, 2.0], "seed": 1}))
     check_evaluation(
         [case(tmp_path, 0, 0)], tmp_path / "out", model, 0, **NETWORK, settings={"spacing": (3, 3, 3), "roi_size": [1]}

@@ -26,6 +26,7 @@ from torch import nn
 from hybridmim_components.networks.backbones import backbone_of
 from hybridmim_components.overrides import find_unknown
 from hybridmim_components.weights import how_to_get_weights, read_weights
+from hybridmim_components.weights_check import require_fitting_state
 
 __all__ = ["TrainedBundle"]
 
@@ -162,12 +163,5 @@ def _load(network: nn.Module, path: Path) -> None:
     state, recipe = read_weights(path)
     if "mask_ratio" in recipe:
         raise ValueError(f"weights must be of a fine-tuned network, {path} is of pre-training: run train.json first")
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:]]
-        more = f"; and {len(reasons) - 2} more" if len(reasons) > 2 else ""
-        raise ValueError(
-            f"weights must fit network_def of inference.json ({type(network).__name__}), those of {path} do not: "
-            f"{'; '.join(reasons[:2])[:600]}{more}"
-        ) from error
+    require_fitting_state(network, state, path, str(recipe.get("network", "")))
+    network.load_state_dict(state)

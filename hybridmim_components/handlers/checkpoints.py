@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hybridmim_components.files import PARTIAL, save_tensors
 from hybridmim_components.resume import RESUME, checkpoints_in, find_unfinished, read_checkpoint, set_aside
 from hybridmim_components.stop_signals import StopSignals
+from hybridmim_components.weights_check import require_fitting_state
 
 __all__ = ["Checkpoints"]
 
@@ -131,6 +132,7 @@ class Checkpoints:
 
     def _load(self, engine: Engine, path: Path) -> None:
         content = read_checkpoint(path)
+        require_fitting_state(self.state["network"], content["state"]["network"], path)
         for name, part in self.state.items():
             part.load_state_dict(content["state"][name])
         if content["scaler"] and engine.scaler:  # type: ignore[attr-defined]

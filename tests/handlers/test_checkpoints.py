@@ -69,7 +69,7 @@ def run(folder: Path, attach: Attach | None = None, **settings: Any) -> Supervis
     checkpoint_settings = {k: settings.pop(k) for k in ("minutes", "resume", "managed") if k in settings}
     recipe = {"learning_rate": 0.01, "training_volumes": ["a", "b"], "epochs": EPOCHS} | settings.pop("recipe", {})
     torch.manual_seed(7)
-    network = BasicUNet(features=(2, 2, 2, 2, 4, 2), dropout=0.2)
+    network = BasicUNet(features=settings.pop("features", (2, 2, 2, 2, 4, 2)), dropout=0.2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe["learning_rate"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * STEPS)
     noise = Compose([RandScaleIntensityd("image", 0.2, prob=0.7), RandGaussianNoised("image", prob=0.7)])
@@ -170,6 +170,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run(folder)
     assert (folder / "validation.csv").read_text().count("\n") == 3
     return result(folder) | {"curves": (folder / "validation.csv").read_text()}
+
+
+def test_a_run_of_other_features_does_not_go_on_and_says_why(tmp_path: Path) -> None:
+    stop(tmp_path, 4)
+    with pytest.raises(ValueError, match=r"weights must fit network_def \(BasicUNet\), those of .*step_.*.pt do not: "):
+        run(tmp_path, features=(2, 2, 2, 2, 8, 2))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
