@@ -229,6 +229,40 @@ class Faults:
         lost = self.verdict(run, "_two") if code and seconds < 60 else "no clear end"
         return Row("dead rank", "train", "kill -9 of rank 1 of 2", what, lost)
 
+    def second_run(self, when: str) -> Row:
+        """Another seed, in the folder of a run."""
+        run = Run(self.work, "train", f"second_{when}", epochs=20)
+        self.uninterrupted(run, "_twenty")
+        process = run.start()
+        if when == "amid":
+            run.wait_for((run.folder / "training.csv").exists, process)
+        other = Run(self.work, "train", f"intruder_{when}", epochs=20)
+        other.knobs |= {"seed": 1, "output_dir": run.folder, "ckpt_dir": run.folder / "models"}
+        codes = {other: other.finish(), run: process.wait()}
+        winner, loser = sorted(codes, key=codes.__getitem__)
+        told = bool(
+            re.search(rf"error: output_dir {run.folder} is in use by process \d+ on host \S+ since", loser.text())
+        )
+        alone = self.uninterrupted(run, "_twenty") if winner is run else None
+        fine = codes[winner] == 0 and codes[loser] == 1 and told and (alone is None or same(run.result(), alone))
+        what = f"exit codes {codes[winner]} and {codes[loser]}, {'told' if told else 'NOT told'} whose the folder is"
+        how = "two runs with other seeds in one output_dir, " + ("at once" if when == "once" else "one amid the other")
+        return Row("second run", "train", how, what, "nothing" if fine else "a run")
+
+    def ckpt_dir(self) -> Row:
+        """Weights cannot be written where they belong."""
+        told = []
+        for name in ("file", "read_only"):
+            run = Run(self.work, "train", f"ckpt_dir_{name}")
+            run.knobs["ckpt_dir"] = self.work / "a_file" if name == "file" else Path("/proc/models")
+            (self.work / "a_file").touch()
+            told.append(run.finish() == 1 and "error: ckpt_dir must be a folder that can be written" in run.text())
+            told[-1] &= not run.checkpoints() and "Traceback" not in run.text()
+        what = f"{sum(told)} of 2 told by name before the first step"
+        return Row(
+            "ckpt_dir", "train", "a file, or nothing can be written there", what, "nothing" if all(told) else "a run"
+        )
+
     def _copy(self, name: str) -> Path:
         target = self.work / f"data_{name}" / "Task09_Spleen"
         shutil.copytree(self.work / "data" / "Task09_Spleen", target)
@@ -261,6 +295,9 @@ class Faults:
             ("unreadable", lambda: self.unreadable(True)),
             ("rank", lambda: self.rank(0)),
             ("rank", lambda: self.rank(1)),
+            ("second_run", lambda: self.second_run("once")),
+            ("second_run", lambda: self.second_run("amid")),
+            ("ckpt_dir", self.ckpt_dir),
             ("mutated", self.mutated),
         ]
         for name, fault in rows:
@@ -280,7 +317,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="CSV file, a row per fault")
     parser.add_argument("--kills", type=int, default=20, help="kills of each step")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
-    parser.add_argument("--only", default=".*", help="pattern of names: killed, stop, worker, corrupt, nan, disk, ...")
+    parser.add_argument("--only", default=".*", help="pattern of names: killed, stop, worker, nan, second_run, ...")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rows = []

@@ -39,7 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "ci" / "bundles"
 LOCK = ROOT / "requirements.lock"
-PACKAGES = ("pytorch-ignite", "nibabel", "einops", "tensorboard", "matplotlib", "tqdm", "itk")
+PACKAGES = ("pytorch-ignite", "nibabel", "einops", "tensorboard", "matplotlib", "tqdm", "itk", "filelock")
 PLACES = {"README.md": "docs", "data_license.txt": "docs", "LICENSE": "."}
 _PLACEHOLDER = re.compile(r"\{\{(\*?)([a-z_0-9]+)\}\}")
 

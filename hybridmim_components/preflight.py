@@ -9,12 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What each config checks in ``initialize``, before hours are spent: volumes, batch, leaks, and where output goes."""
+"""What each config checks in ``initialize``, before hours are spent: volumes, batch and leaks."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -71,9 +70,7 @@ def check_pretraining(
 
     Raises:
         ValueError: names the setting or the volumes that are wrong.
-        OSError: when ``output_dir`` cannot be written.
     """
-    _require_writable(output_dir)
     volumes_per_batch = _volumes_per_batch(batch_size, crops_per_volume)
     processes = idist.get_world_size()
     own_negatives = same_volume_negatives and crops_per_volume > 1
@@ -165,9 +162,7 @@ def check_training(
 
     Raises:
         ValueError: names the setting or the volumes that are wrong.
-        OSError: when ``output_dir`` cannot be written.
     """
-    _require_writable(output_dir)
     _volumes_per_batch(batch_size, crops_per_volume)
     check_crop_size(network, roi_size)
     if not training:
@@ -217,9 +212,7 @@ def check_evaluation(
     Raises:
         FileNotFoundError: when there are no weights.
         ValueError: names the weights that do not fit the network, or the volumes that are unusable or were seen.
-        OSError: when ``output_dir`` cannot be written.
     """
-    _require_writable(output_dir)
     check_crop_size(network, roi_size)
     if not Path(model_path).is_file():
         how = how_to_get_weights(Path(model_path).parent.parent)
@@ -257,15 +250,6 @@ def _require_one_per_process(items: Items, purpose: str) -> None:
             f"{purpose} needs at least one volume per process, got {len(items)} for {idist.get_world_size()} "
             "processes: start fewer processes, or give it more volumes (fold, val_fraction)"
         )
-
-
-def _require_writable(output_dir: str | Path) -> None:
-    try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise OSError(f"output_dir must be a folder that can be written, got {output_dir}: {error}") from error
 
 
 def _without_copies(lists: Mapping[str, Items], digests: Digests) -> dict[str, list[Mapping[str, Any]]]:

@@ -9,27 +9,33 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Running a trainer as a command does: a run that a signal has stopped ends with an exit code of its own."""
+"""Running an engine as a command does: its folders are its own meanwhile, and a stopped run has its own exit code."""
 
 from __future__ import annotations
 
 import sys
 
-from monai.engines import Trainer
+from monai.engines import Evaluator, Trainer
 
 from hybridmim_components.allocator import give_back
+from hybridmim_components.folder_lock import FolderLock
 from hybridmim_components.stop_signals import EXIT_CODE
 
 __all__ = ["run"]
 
 
-def run(trainer: Trainer) -> None:
-    """Train; exit with status 75 where SIGTERM or SIGINT has stopped the run, which can be resumed.
+def run(engine: Trainer | Evaluator, lock: FolderLock | None = None) -> None:
+    """Train or evaluate; exit with status 75 where SIGTERM or SIGINT has stopped a training, which can be resumed.
 
     Args:
-        trainer: with :class:`.handlers.Checkpoints` among its handlers, which tells it.
+        engine: a trainer has :class:`.handlers.Checkpoints` among its handlers, which tells that it was stopped.
+        lock: of the folders that are written to; released at the end, also after a failure.
     """
-    trainer.run()
-    give_back()  # a server, such as MONAI Label's, lives on
-    if getattr(trainer.state, "stopped", False):
+    try:
+        engine.run()
+    finally:
+        if lock is not None:
+            lock.release()
+        give_back()  # a server, such as MONAI Label's, lives on
+    if getattr(engine.state, "stopped", False):
         sys.exit(EXIT_CODE)

@@ -64,12 +64,18 @@ class StorePlace:
         """Whether the store lies on a local disk."""
         return isinstance(self._connect()[0], LocalFileSystem)
 
+    @property
+    def folder(self) -> Path | None:
+        """The store's folder, or None where it does not lie on a local disk."""
+        return Path(self._connect()[1]) if self.is_local else None
+
     def names(self) -> list[str]:
-        """Names of what lies directly in the store, sorted; nothing where there is no store."""
+        """Names of what lies directly in the store, sorted, without hidden files; nothing where there is no store."""
         system, root = self._connect()
         if not system.exists(root):
             return []
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in system.ls(root, detail=False))
+        names = (path.rstrip("/").rpartition("/")[2] for path in system.ls(root, detail=False))
+        return sorted(name for name in names if not name.startswith("."))
 
     def read(self, name: str) -> bytes | None:
         """Content of a file, or None where there is none."""

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from hybridmim_components.data.doubts import warn_of
 from hybridmim_components.data.unlabelled import find_volumes
 from hybridmim_components.data.volumes import Image, image_files, quieten_readers
+from hybridmim_components.folder_lock import FolderLock
 from hybridmim_components.store.encoding import SHARD
 from hybridmim_components.store.index import read_settings, records, require_libraries, write_index, write_settings
 from hybridmim_components.store.places import StorePlace
@@ -65,6 +66,7 @@ def prepare_store(
 
     Raises:
         FileNotFoundError: when a folder does not exist or holds no volume.
+        OSError: when the store is a folder that cannot be written, or into which another process prepares volumes.
         ValueError: when the store was made with other settings, a package is missing, a process died, or volumes are
             unusable: then the others are done, but the store has no new index.
     """
@@ -74,11 +76,28 @@ def prepare_store(
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"images must be existing folders, got {folder}")
     place = StorePlace(store)
+    if read_settings(place) is None and place.names():
+        raise ValueError(f"store must be a prepared store or an empty folder, got {store}, which holds files")
+    lock = FolderLock(store=place.folder)  # an object store has no locks
+    try:
+        return _fill(place, folders, settings, num_workers, skip_unreadable, verify)
+    finally:
+        lock.release()
+
+
+def _fill(
+    place: StorePlace,
+    folders: Sequence[str | Path],
+    settings: StoreSettings,
+    num_workers: int,
+    skip_unreadable: bool,
+    verify: bool,
+) -> int:
     _settle(place, settings)
     volumes = find_volumes(folders, settings.modalities, skip_unreadable)
     todo = _left(place, volumes, verify)
     if len(todo) < len(volumes):
-        logger.info("%d of %d volume(s) are in %s already", len(volumes) - len(todo), len(volumes), store)
+        logger.info("%d of %d volume(s) are in %s already", len(volumes) - len(todo), len(volumes), place.url)
     prepare = partial(_prepare, place, settings)
     errors, unusual = [], []
     for image, doubts, error in tqdm(_run(prepare, todo, num_workers), "preparing", len(todo), unit="vol"):
@@ -97,8 +116,6 @@ def _settle(place: StorePlace, settings: StoreSettings) -> None:
     """Make the store, or see that it was made with the same settings."""
     existing = read_settings(place)
     if existing is None:
-        if place.names():
-            raise ValueError(f"store must be a prepared store or an empty folder, got {place.url}, which holds files")
         write_settings(place, settings)
         return
     differences = settings.differences(existing.as_dict())

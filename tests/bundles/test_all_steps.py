@@ -91,7 +91,7 @@ def test_finetuning_starts_from_them_and_leaves_a_bare_state_dict(bundle, run: C
     assert (
         recipe["pretraining_volumes"] == read_weights(out.parent / "models" / "pretrained" / "model.pt")[1]["volumes"]
     )
-    assert sorted(p.name for p in (out.parent / "models").iterdir()) == ["model.json", "model.pt", "pretrained"]
+    assert sorted(p.name for p in (out.parent / "models").glob("[!.]*")) == ["model.json", "model.pt", "pretrained"]
 
 
 def test_evaluation_scores_exactly_the_held_out_cases_on_their_own_grid(

@@ -24,6 +24,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from hybridmim_components.folder_lock import FolderLock
 from hybridmim_components.weights import read_weights
 
 pytestmark = pytest.mark.slow
@@ -80,6 +81,7 @@ ERRORS = {
     "ratio": ({"mask_ratio": 1.5}, "error: mask_ratio must be in (0, 1), got 1.5"),
     "negatives": ({"batch_size": 1}, "error: the contrastive loss needs crops of at least 2 volumes in a batch"),
     "weights": ({"pretrained": "nowhere.pt"}, "error: no weights at nowhere.pt or"),
+    "ckpt_dir": ({"ckpt_dir": "/dev/null"}, "error: ckpt_dir must be a folder that can be written, got /dev/null"),
     "fold": ({"fold": 7}, "error: fold must be 'all', one of 0..4, or a list of case ids, got 7"),
 }
 
@@ -97,7 +99,42 @@ def test_what_cannot_run_ends_at_once_with_one_line(
     done = step(spleen, "pretrain", **{**places, **overrides})
     assert done.returncode != 0
     assert message in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "models").exists()
+    assert not list(tmp_path.glob("models/**/*.pt"))
+
+
+@pytest.mark.parametrize("setting", ["output_dir", "ckpt_dir"])
+def test_a_folder_that_another_run_uses_is_refused_at_once(
+    setting: str, spleen, phantoms: Callable, tmp_path: Path, step: Callable
+) -> None:
+    places = {"output_dir": tmp_path / "out", "ckpt_dir": tmp_path / "models"}
+    lock = FolderLock(**{setting: places[setting]})
+    done = step(spleen, "train", dataset_dir=phantoms("msd_spleen").dataset_dir, **places)
+    lock.release()
+    assert done.returncode != 0
+    assert f"error: {setting} {places[setting]} is in use by process {os.getpid()} on host" in done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.glob("*/*.pt"))
+
+
+def test_a_server_trains_again_after_trainings_that_ended_failed_or_were_given_up(
+    spleen, phantoms: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = phantoms("msd_spleen").dataset_dir
+    items = [{k: str(root / f"{k}sTr" / f"spleen_{i}.nii.gz") for k in ("image", "label")} for i in (1, 2)]
+    given = {"bundle_root": str(tmp_path), "train#dataset#data": items, "validate#dataset#data": []}
+
+    def train(steps: str) -> None:
+        settings = {**spleen.small("train"), "epochs": 1, **given}
+        workflow = ConfigWorkflow(spleen.config_files("train"), workflow_type="train", logging_file=False, **settings)
+        for name in steps.split():
+            getattr(workflow, name)()
+
+    train("initialize run finalize")
+    with monkeypatch.context() as patch:
+        patch.setattr("monai.engines.Trainer.run", lambda self: 1 / 0)
+        with pytest.raises(RuntimeError):
+            train("initialize run")
+    train("initialize")
+    train("initialize run finalize")
 
 
 def test_an_unreadable_case_is_named_before_training(
@@ -110,7 +147,7 @@ def test_an_unreadable_case_is_named_before_training(
     done = step(spleen, "train", **places)
     assert done.returncode != 0
     assert "error: 1 of 6 volume(s) cannot be used:" in done.stderr and str(broken) in done.stderr
-    assert not (tmp_path / "models").exists()
+    assert not list(tmp_path.glob("models/**/*.pt"))
 
 
 def test_four_channel_files_train_as_monai_label_drives_it(brats, phantoms: Callable, tmp_path: Path) -> None:
