@@ -48,6 +48,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 5  # names of each kind: another network has none of a hundred
+
 
 @dataclass
 class LoadReport:
@@ -74,8 +76,11 @@ class LoadReport:
             f"{len(getattr(self, kind))} {kind}" for kind in ("loaded", "adapted", "skipped", "missing", "mismatched")
         )
         lines = [f"{self.path}: {counts} tensors, {self.share:.1%} of the values outside the output layer"]
-        lines += [f"  {kind}: {name}" for kind in ("adapted", "missing", "mismatched") for name in getattr(self, kind)]
         lines += [f"  recipe differs: {difference}" for difference in self.differences]
+        for kind in ("adapted", "missing", "mismatched"):
+            names = getattr(self, kind)
+            lines += [f"  {kind}: {name}" for name in names[:_SHOWN]]
+            lines += [f"  {kind}: {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
         return "\n".join(lines)
 
 
@@ -221,9 +226,10 @@ def load_pretrained(
     report.share = sum(t.numel() for t in new.values()) / wanted
     report.differences = recipe_differences(source_recipe, recipe or {})
     if report.share < min_share:
+        cause = "".join(f", since {text}" for text in report.differences if text.startswith("network "))
         raise ValueError(
             f"pre-trained weights must fill {min_share:.0%} of the network outside its output layer, "
-            f"got {report.share:.1%}:\n{report}"
+            f"got {report.share:.1%}{cause}:\n{report}"
         )
     network.load_state_dict({**target, **new})
     logger.log(logging.WARNING if report.differences else logging.INFO, "Loaded pre-trained weights\n%s", report)

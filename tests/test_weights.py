@@ -93,6 +93,22 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         load_pretrained(unet(), tmp_path / "model.pt", min_share=0.001)
 
 
+def test_weights_of_another_network_are_refused_by_their_cause_in_a_few_lines(tmp_path: Path) -> None:
+    save_weights(
+        tmp_path / "model.pt", SwinUNETR(1, 2, feature_size=12), {"network": "SwinUNETR", "spacing": [1, 1, 1]}
+    )
+    with pytest.raises(ValueError) as caught:
+        load_pretrained(unet(), tmp_path / "model.pt", recipe={"network": "BasicUNet", "spacing": [1, 1, 2]})
+    first, counts, *rest = str(caught.value).splitlines()
+    assert first == (
+        "pre-trained weights must fill 90% of the network outside its output layer, got 0.0%, "
+        "since network was SwinUNETR, is BasicUNet:"
+    )
+    missing = len([name for name in unet().state_dict() if not name.startswith("final_conv")])
+    assert f"{missing} missing" in counts and rest[-1] == f"  missing: {missing - 5} more"
+    assert [line for line in rest if "recipe differs" in line] == rest[:2] and len(rest) == 8
+
+
 @pytest.mark.parametrize(("old", "new"), [(1, 4), (4, 1), (2, 3), (3, 3)])
 def test_adapted_stem_answers_equal_channels_alike(old: int, new: int) -> None:
     weight, x = torch.randn(5, old, 3, 3, 3), torch.rand(1, 1, 6, 6, 6)
