@@ -40,9 +40,11 @@ _HELD_OUT = {
     "val_location_accuracy": "location of masked patches, balanced",
 }
 _TITLES = {
+    "unseen": "Segmentation of test cases: seen by no training, and their Dice chose nothing",
     "validation": "Segmentation of held-out cases: not trained on, but their Dice chose the best epoch",
-    "training": "Segmentation of the training cases themselves (fold is 'all')",
-    "seen": "Segmentation of cases of which some were seen before (allow_seen)",
+    "pretraining": "Segmentation of cases that pre-training has seen",
+    "training": "Segmentation of the training cases themselves",
+    "unknown": "Segmentation of cases of which nobody knows whether they were trained on",
 }
 
 
@@ -232,7 +234,8 @@ def _draw_cases(figure: Any, cases: Sequence[dict[str, Any]], window: Sequence[f
     if not one_class:
         for text, height in (("truth", 0.72), ("prediction", 0.28)):
             figure.text(0.005, height, text, rotation=90, va="center")
-    figure.suptitle(_TITLES[cases[0]["figures"]])
+    groups = {case["figures"] for case in cases}
+    figure.suptitle(_TITLES[groups.pop()] if len(groups) == 1 else "Segmentation of cases, seen and unseen")
 
 
 def _planes(case: Mapping[str, Any]) -> tuple[list[np.ndarray], float]:

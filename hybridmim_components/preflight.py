@@ -22,6 +22,7 @@ from typing import Any
 import ignite.distributed as idist
 from torch import nn
 
+from hybridmim_components.case_groups import GROUPS, group_cases
 from hybridmim_components.data.inspection import inspect_volumes
 from hybridmim_components.data.volumes import VolumeRules, image_files
 from hybridmim_components.networks.backbones import check_crop_size
@@ -157,8 +158,8 @@ def check_training(
         num_workers: threads that read the volumes.
 
     Returns:
-        ``training_volumes`` and ``pretraining_volumes``, fingerprints for the recipe of the fine-tuned weights;
-        ``managed``: whether another program chose the volumes.
+        ``training_volumes``, ``pretraining_volumes`` and ``validation_volumes``, fingerprints for the recipe of the
+        fine-tuned weights; ``managed``: whether another program chose the volumes.
 
     Raises:
         ValueError: names the setting or the volumes that are wrong.
@@ -177,7 +178,10 @@ def check_training(
     own = _digests_of(training, digests)
     _refuse_seen(held_out, digests, seen, allow_seen or managed, "was seen by pre-training")
     _refuse_seen(held_out, digests, own, allow_seen or managed, "is among the training cases")
-    return {"training_volumes": sorted(own), "pretraining_volumes": sorted(seen), "managed": managed}
+    # those that chose the epoch of the weights that this run starts from had a part in it, too
+    chose = _digests_of(validation, digests) | set(pretraining_recipe.get("validation_volumes", []))
+    volumes = {"training_volumes": own, "pretraining_volumes": seen, "validation_volumes": chose}
+    return {**{key: sorted(value) for key, value in volumes.items()}, "managed": managed}
 
 
 def check_evaluation(
@@ -191,23 +195,28 @@ def check_evaluation(
     settings: Mapping[str, Any] | None = None,
     allow_seen: bool = False,
     num_workers: int = 2,
-) -> str:
-    """Check an evaluation: no case may have been seen by pre-training, nor by training unless ``fold`` is ``all``.
+    test_dir: str | None = None,
+) -> dict[str, str]:
+    """Check an evaluation, and tell what the weights have seen of each case.
+
+    A case that was seen by pre-training or by training is refused, but where ``fold`` is ``all``: every case was to be
+    trained on then.
 
     Args:
         validation: items with ``image`` and ``label``.
         output_dir: folder of the figures.
         model_path: fine-tuned weights, with their recipe beside them.
-        fold: the split; with ``all`` the figures are marked as training figures.
+        fold: the split.
         network: the segmentation network.
         roi_size: voxels of a sliding window.
         rules: what images and labels must be.
         settings: pre-processing of the evaluation; a difference to that of training is a warning.
         allow_seen: warn instead of refusing.
         num_workers: threads that read the volumes.
+        test_dir: folder of the cases, where they do not come from a fold.
 
     Returns:
-        What the figures are: ``validation``, ``training`` (fold is ``all``), or ``seen`` (only with ``allow_seen``).
+        One of :data:`.case_groups.GROUPS` by the name of each case.
 
     Raises:
         FileNotFoundError: when there are no weights.
@@ -225,14 +234,13 @@ def check_evaluation(
         logger.warning("The weights were trained with other settings: %s", difference)
     _require_one_per_process(validation, "evaluation")
     digests = inspect_volumes(validation, Path(output_dir) / "volumes.json", num_workers, rules)
-    if isinstance(fold, str) and fold == "all":
-        logger.warning("fold is 'all': the figures are of training cases, and are marked so")
-        return "training"
-    leaked = [
-        _refuse_seen(validation, digests, set(recipe.get(key, [])), allow_seen, what)
-        for key, what in (("pretraining_volumes", "was seen by pre-training"), ("training_volumes", "was trained on"))
-    ]
-    return "seen" if any(leaked) else "validation"
+    groups = group_cases(validation, digests, recipe)
+    if test_dir or fold != "all":
+        for key, what in (("pretraining", "was seen by pre-training"), ("training", "was trained on")):
+            _refuse_seen(validation, digests, set(recipe.get(f"{key}_volumes", [])), allow_seen, what)
+    counts = ", ".join(f"{n} {group}" for group in GROUPS if (n := list(groups.values()).count(group)))
+    logger.info("What the weights have seen of the cases: %s", counts)
+    return groups
 
 
 def _volumes_per_batch(batch_size: int, crops_per_volume: int) -> int:

@@ -22,13 +22,14 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 
+from hybridmim_components.weights_check import FINGERPRINTS
+
 __all__ = ["RESUME", "checkpoints_in", "find_unfinished", "read_checkpoint", "set_aside"]
 
 logger = logging.getLogger(__name__)
 
 RESUME = ("auto", "never")
 PATTERN = "step_*.pt"
-_DATA = ("volumes", "training_volumes", "pretraining_volumes")
 _IRRELEVANT = ("components_version", "monai_version", "torch_version")
 
 
@@ -109,10 +110,10 @@ def _finished(path: Path) -> bool:
 
 def _is_same_run(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> bool:
     here = {**here, "processes": idist.get_world_size()}
-    if any(there.get(key) != here.get(key) for key in _DATA):
+    if any(there.get(key) != here.get(key) for key in FINGERPRINTS):
         logger.warning("The unfinished run in %s saw other volumes: it is not gone on with", folder)
         return False
-    names = sorted((there.keys() | here.keys()) - {*_DATA, *_IRRELEVANT})
+    names = sorted((there.keys() | here.keys()) - {*FINGERPRINTS, *_IRRELEVANT})
     changed = [f"{n} was {there.get(n)}, is {here.get(n)}" for n in names if there.get(n) != here.get(n)]
     if changed:
         raise ValueError(

@@ -27,7 +27,7 @@ from hybridmim_components import __version__
 from hybridmim_components.files import read_json_object, save_tensors, write_text
 from hybridmim_components.networks.backbones import backbone_of
 from hybridmim_components.weights_check import (
-    FINGERPRINTS,
+    SEEN,
     require_plain_recipe,
     require_state_dict,
     require_uncompressed,
@@ -174,7 +174,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 def seen_volumes(recipe: Mapping[str, Any]) -> set[str]:
     """Fingerprints of every volume that weights have seen, in pre-training or in training."""
-    return {v for key in FINGERPRINTS for v in recipe.get(key, [])}
+    return {v for key in SEEN for v in recipe.get(key, [])}
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:

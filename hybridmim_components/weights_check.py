@@ -24,14 +24,17 @@ from torch import Tensor, nn
 
 __all__ = [
     "FINGERPRINTS",
+    "SEEN",
     "require_fitting_state",
     "require_plain_recipe",
     "require_state_dict",
     "require_uncompressed",
 ]
 
-FINGERPRINTS = ("volumes", "pretraining_volumes", "training_volumes")
+SEEN = ("volumes", "pretraining_volumes", "training_volumes")
 """Where a recipe lists the volumes that its weights have seen."""
+FINGERPRINTS = (*SEEN, "validation_volumes")
+"""The same, and those that chose the best epoch."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _OTHERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

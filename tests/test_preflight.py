@@ -175,9 +175,39 @@ def test_evaluation_refuses_seen_cases_unless_told(tmp_path: Path, key: str, wha
     model.with_suffix(".json").write_text(json.dumps({key: [fingerprint(read_volume(cases[1]["image"]))]}))
     with pytest.raises(ValueError, match=f"{what}: .*spleen_1.nii.gz"):
         check_evaluation(cases, tmp_path / "out", model, 0, **NETWORK)
-    assert check_evaluation(cases, tmp_path / "out", model, 0, **NETWORK, allow_seen=True) == "seen"
-    assert check_evaluation(cases, tmp_path / "out", model, "all", **NETWORK) == "training"
-    assert check_evaluation(cases[:1], tmp_path / "out", model, 0, **NETWORK) == "validation"
+    group = key.removesuffix("_volumes")
+    allowed = check_evaluation(cases, tmp_path / "out", model, 0, **NETWORK, allow_seen=True)
+    assert allowed == {"spleen_0": "unknown", "spleen_1": group}
+    assert check_evaluation(cases, tmp_path / "out", model, "all", **NETWORK) == allowed
+    with pytest.raises(ValueError, match=f"{what}: .*spleen_1.nii.gz"):
+        check_evaluation(cases, tmp_path / "out", model, "all", **NETWORK, test_dir="/test")
+
+
+@pytest.mark.parametrize(("fold", "test_dir"), [("all", None), (0, None), (["other"], "/test"), ("all", "/test")])
+def test_cases_that_nothing_has_seen_are_unseen_whatever_the_fold(
+    tmp_path: Path, fold: int | str | list[str], test_dir: str | None
+) -> None:
+    arguments = training_arguments(tmp_path, {})
+    recipe = {k: v for k, v in check_training(**arguments).items() if k != "managed"}
+    model = tmp_path / "model.pt"
+    model.touch()
+    model.with_suffix(".json").write_text(json.dumps(recipe))
+    renamed = {**case(tmp_path, 8, 2), "case_id": "renamed"}  # the validation case of the training
+    cases = [case(tmp_path, 7, 7), renamed]
+    assert check_evaluation(cases, tmp_path / "out", model, fold, **NETWORK, test_dir=test_dir) == {
+        "spleen_7": "unseen",
+        "renamed": "validation",
+    }
+
+
+def test_what_chose_the_epoch_is_kept_through_chains_of_weights(tmp_path: Path) -> None:
+    arguments = training_arguments(tmp_path, {"validation_volumes": ["ab"]})
+    own = fingerprint(read_volume(arguments["validation"][0]["image"]))
+    volumes = check_training(**arguments)
+    assert volumes["validation_volumes"] == sorted(["ab", own]) and own not in volumes["pretraining_volumes"]
+    # it was not learnt from: the next run may validate on it again
+    again = check_training(**{**arguments, "pretraining_recipe": {"validation_volumes": [own]}})
+    assert again["validation_volumes"] == [own]
 
 
 @pytest.mark.parametrize(

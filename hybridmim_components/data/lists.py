@@ -37,12 +37,24 @@ def finetuning_lists(
     label_fraction: float = 1.0,
     split_seed: int = 0,
     modalities: Sequence[str] | None = None,
+    test_dir: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Labelled cases of ``training`` and ``validation``, see :func:`.datasets.read_cases` and :func:`.split_cases`.
+
+    Args:
+        dataset: name of the labelled data set.
+        dataset_dir: its folder.
+        fold: which cases validate.
+        label_fraction: share of the training cases to keep.
+        split_seed: seed of the split.
+        modalities: sequences to use, for a data set that has several; None: all.
+        test_dir: folder in the layout of the data set: all of its cases are ``validation``, and nothing else is read.
 
     Returns:
         Two lists of dictionaries with ``case_id``, ``image`` and ``label``.
     """
+    if test_dir:
+        return {"training": [], "validation": read_cases(dataset, test_dir, modalities)}
     cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir, modalities)}
     split = _split(dataset, list(cases), fold, split_seed, label_fraction)
     return {"training": [cases[i] for i in split.training], "validation": [cases[i] for i in split.validation]}

@@ -58,8 +58,7 @@ def split_cases(
     Args:
         ids: all case ids.
         fold: 0..4 of a 5-fold cross-validation; ``standard``: the split that publications use, where the data set has
-            one; a list of case ids to validate on; or ``all``: every case is in training and in validation, so that
-            validation figures are training figures.
+            one; a list of case ids to validate on; or ``all``: every case is in training and in validation.
         seed: seed of the split; independent of a run's own seed, so that repeats share their split.
         label_fraction: share of the training cases to keep, in (0, 1], at least one; a smaller share is a subset of
             a larger one of the same seed and fold.

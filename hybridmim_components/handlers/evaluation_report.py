@@ -26,6 +26,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
+from hybridmim_components.case_groups import GROUPS, case_name
 from hybridmim_components.files import write_text
 from hybridmim_components.metrics import ClassScore, MeanScore, mean_scores, segmentation_scores
 
@@ -33,7 +34,6 @@ __all__ = ["EvaluationReport"]
 
 _CASE_COLUMNS = ("case", "class", "dice", "hd95_mm", "label_voxels", "pred_voxels", "flag", "figures")
 _SUMMARY_COLUMNS = ("class", "dice", "hd95_mm", "cases", "absent_cases", "figures")
-_FIGURES = ("validation", "training", "seen")
 _Case = tuple[str, list[ClassScore]]
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,10 @@ logger = logging.getLogger(__name__)
 class EvaluationReport:
     """Write ``<prefix>_cases.csv``, anew after each case, and ``<prefix>_summary.csv`` at the end of each run.
 
-    The summary has one row per class: the means over the cases whose truth contains the class (``cases``), and how
-    many others there are (``absent_cases``). Its last row, ``mean``, averages the classes that have a mean; its
-    ``cases`` are those whose truth contains any class.
+    Cases that the weights have seen and cases that they have not are never averaged together: the summary has a block
+    for each group of cases that there is. In it stands one row per class: the means over the cases whose truth contains
+    the class (``cases``), and how many others there are (``absent_cases``). Its last row, ``mean``, averages the
+    classes that have a mean; its ``cases`` are those whose truth contains any class.
 
     Each item of the engine's decollated output must hold ``pred`` and ``label``, one channel per class of zeros and
     ones, (C, H, W, D), on the label's own grid; the label is a MetaTensor whose affine is in mm. A case is named by
@@ -55,8 +56,8 @@ class EvaluationReport:
         output_dir: folder of the two files, made if missing.
         class_names: one name per class, without background.
         prefix: beginning of the file names.
-        figures: what the figures are, noted in each row: ``validation``, ``training`` (every case was trained on) or
-            ``seen`` (a leak was allowed).
+        figures: what the weights have seen of each case, by its name: one of :data:`.case_groups.GROUPS`, noted in each
+            row; cases that are not there are ``unknown``.
         include_background_channel: channel 0 of ``pred`` and ``label`` is background and not scored (softmax);
             False where every channel is a class (sigmoid).
 
@@ -69,17 +70,17 @@ class EvaluationReport:
         output_dir: str | Path,
         class_names: Sequence[str],
         prefix: str = "evaluation",
-        figures: str = "validation",
+        figures: Mapping[str, str] | None = None,
         include_background_channel: bool = True,
     ) -> None:
         if isinstance(class_names, str) or not class_names or len(set(class_names)) != len(class_names):
             raise ValueError(f"class_names must be a list of distinct names, got {class_names!r}")
-        if figures not in _FIGURES:
-            raise ValueError(f"figures must be one of {_FIGURES}, got {figures!r}")
+        if not isinstance(figures or {}, Mapping) or not set((figures or {}).values()) <= set(GROUPS):
+            raise ValueError(f"figures must be one of {GROUPS} by the name of each case, got {figures!r}")
         self.cases_path = Path(output_dir) / f"{prefix}_cases.csv"
         self.summary_path = Path(output_dir) / f"{prefix}_summary.csv"
         self.class_names = tuple(class_names)
-        self.figures = figures
+        self.figures = figures or {}
         self.first_channel = int(include_background_channel)
         self.cases: list[_Case] = []
 
@@ -105,7 +106,7 @@ class EvaluationReport:
         pred, label = result[CommonKeys.PRED], result[CommonKeys.LABEL]
         if not isinstance(label, MetaTensor):
             raise ValueError(f"label must be a MetaTensor, whose affine has the spacing, got {type(label).__name__}")
-        name = _case_name(item, label)
+        name = case_name({**item, "label": None}, label.meta.get("filename_or_obj"))
         first, spacing = self.first_channel, [float(mm) for mm in label.pixdim]
         try:
             return name, segmentation_scores(pred[first:], label[first:], spacing, self.class_names)
@@ -120,42 +121,47 @@ class EvaluationReport:
             return
         if len({name for name, _ in self.cases}) < len(self.cases):
             logger.warning("some cases in %s have the same name: give the batch items a case_id", self.cases_path)
-        means = mean_scores(score for _, scores in self.cases for score in scores)
-        means.append(_mean_over_classes(means, self.cases))
+        summary = {
+            group: self._means(group) for group in GROUPS if any(self._group(name) == group for name, _ in self.cases)
+        }
         self._write_cases()
-        self._write_summary(means)
-        self._log(means)
+        self._write_summary(summary)
+        self._log(summary)
+
+    def _group(self, name: str) -> str:
+        return self.figures.get(name, "unknown")
+
+    def _means(self, group: str) -> list[MeanScore]:
+        cases = [case for case in self.cases if self._group(case[0]) == group]
+        means = mean_scores(score for _, scores in cases for score in scores)
+        return [*means, _mean_over_classes(means, cases)]
 
     def _write_cases(self) -> None:
         # a summary always belongs to the cases beside it
         self.summary_path.unlink(missing_ok=True)
         rows = (
-            (name, s.class_name, *_rounded(s), s.label_voxels, s.pred_voxels, s.flag, self.figures)
+            (name, s.class_name, *_rounded(s), s.label_voxels, s.pred_voxels, s.flag, self._group(name))
             for name, scores in self.cases
             for s in scores
         )
         write_text(self.cases_path, _table(_CASE_COLUMNS, rows))
 
-    def _write_summary(self, means: Iterable[MeanScore]) -> None:
-        rows = ((m.class_name, *_rounded(m), m.cases, m.absent_cases, self.figures) for m in means)
+    def _write_summary(self, summary: Mapping[str, Sequence[MeanScore]]) -> None:
+        rows = (
+            (m.class_name, *_rounded(m), m.cases, m.absent_cases, group)
+            for group, means in summary.items()
+            for m in means
+        )
         write_text(self.summary_path, _table(_SUMMARY_COLUMNS, rows))
 
-    def _log(self, means: Sequence[MeanScore]) -> None:
-        width = max(len("class"), *(len(m.class_name) for m in means))
-        logger.info("%s (%s figures)", self.summary_path, self.figures)
-        logger.info("%-*s  %6s  %9s  %5s  %6s", width, "class", "dice", "hd95 [mm]", "cases", "absent")
-        for m in means:
-            line = "%-*s  %6.4f  %9.2f  %5d  %6d"
-            logger.info(line, width, m.class_name, m.dice, m.hd95_mm, m.cases, m.absent_cases)
-
-
-def _case_name(item: Mapping[str, Any], label: MetaTensor) -> str:
-    if "case_id" in item:
-        return str(item["case_id"])
-    file = label.meta.get("filename_or_obj")
-    if not file:
-        raise ValueError("a case needs a name: neither case_id in the batch item nor filename_or_obj in the label")
-    return Path(Path(str(file)).name.removesuffix(".gz")).stem
+    def _log(self, summary: Mapping[str, Sequence[MeanScore]]) -> None:
+        width = max(len("class"), *(len(name) for name in self.class_names))
+        for group, means in summary.items():
+            logger.info("%s (%s figures)", self.summary_path, group)
+            logger.info("%-*s  %6s  %9s  %5s  %6s", width, "class", "dice", "hd95 [mm]", "cases", "absent")
+            for m in means:
+                line = "%-*s  %6.4f  %9.2f  %5d  %6d"
+                logger.info(line, width, m.class_name, m.dice, m.hd95_mm, m.cases, m.absent_cases)
 
 
 def _merge_ranks(cases_by_rank: Iterable[list[_Case]]) -> list[_Case]:

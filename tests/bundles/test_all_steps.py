@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from hybridmim_components.data import finetuning_lists
+from hybridmim_components.phantoms import write_phantoms
 from hybridmim_components.weights import load_pretrained, read_weights
 
 pytestmark = pytest.mark.slow
@@ -139,6 +141,39 @@ def test_evaluating_what_pretraining_saw_is_refused_across_commands(
     assert refused.returncode != 0
     assert "error: 1 held-out volume(s) cannot be evaluated on" in refused.stderr
     assert not (out / "leak" / "evaluation_cases.csv").exists()
+
+
+def test_a_separate_test_set_is_unseen_and_copies_of_other_cases_are_told(
+    spleen, run: Callable, phantoms: Callable, step: Callable, tmp_path: Path
+) -> None:
+    out, data = run(spleen), phantoms("msd_spleen").dataset_dir
+    grid = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
+    test = write_phantoms("msd_spleen", tmp_path, 2, 0, 0, seed=9, **grid).dataset_dir
+    held_out = finetuning_lists("msd_spleen", str(data), 0)
+    for kind in ("image", "label"):
+        shutil.copy(held_out["validation"][0][kind], test / f"{kind}sTr" / "spleen_8.nii.gz")
+    models = {"ckpt_dir": out.parent / "models"}
+    folders: dict[str, dict[str, object]] = {
+        "test_dir": {"dataset_dir": "/nowhere", "test_dir": test, "fold": ["spleen_1"]},
+        "fold": {"dataset_dir": test, "fold": "all"},
+    }
+    for name, places in folders.items():
+        done = step(spleen, "evaluate", **models, **places, output_dir=tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        found = rows(tmp_path / name / "evaluation_cases.csv")
+        expected = [("spleen_1", "unseen"), ("spleen_2", "unseen"), ("spleen_8", "validation")]
+        assert sorted((r["case"], r["figures"]) for r in found) == expected
+        summary = rows(tmp_path / name / "evaluation_summary.csv")
+        assert [(r["figures"], r["cases"]) for r in summary[::2]] == [("unseen", "2"), ("validation", "1")]
+    for kind in ("image", "label"):
+        shutil.copy(held_out["training"][0][kind], test / f"{kind}sTr" / "spleen_9.nii.gz")
+    leak = {"test_dir": test, "output_dir": tmp_path / "leak"}
+    refused = step(spleen, "evaluate", **models, **leak)
+    assert refused.returncode != 0 and "spleen_9.nii.gz" in refused.stderr and "Traceback" not in refused.stderr
+    done = step(spleen, "evaluate", **models, **leak, allow_seen=True)
+    assert done.returncode == 0, done.stderr
+    found = {r["case"]: r["figures"] for r in rows(tmp_path / "leak" / "evaluation_cases.csv")}
+    assert found["spleen_9"] == "training" and found["spleen_1"] == "unseen"
 
 
 def test_the_overview_shows_the_whole_run(bundle, run: Callable, phantoms: Callable) -> None:

@@ -169,6 +169,12 @@ def test_a_folder_without_any_label_is_told_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_test_folder_takes_the_place_of_data_set_and_fold(tmp_path: Path) -> None:
+    touch(*(tmp_path / folder / f"case_{n}.nii.gz" for n in range(3) for folder in ("imagesTr", "labelsTr")))
+    lists = finetuning_lists("msd_spleen", "/nowhere", ["other"], 0.1, test_dir=str(tmp_path))
+    assert [c["case_id"] for c in lists["validation"]] == ["case_0", "case_1", "case_2"] and not lists["training"]
+
+
 def test_the_published_split_is_found_by_number(tmp_path: Path) -> None:
     touch(*(tmp_path / folder / f"{n:04d}.nii.gz" for n in NUMBERS for folder in ("imagesTr", "labelsTr")))
     lists = finetuning_lists("btcv", str(tmp_path), "standard")

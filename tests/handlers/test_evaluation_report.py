@@ -27,7 +27,6 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.transforms import AsDiscreted, Compose
 
-from hybridmim_components.handlers import evaluation_report
 from hybridmim_components.handlers.evaluation_report import EvaluationReport
 
 SPACING = (1.0, 2.0, 3.0)
@@ -81,7 +80,8 @@ CASES = [case("case_1", 2, False), case("case_2", 4, True), case("case_3", 2, Fa
 def test_every_case_and_the_means(
     tmp_path: Path, background: bool, batch_size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = EvaluationReport(tmp_path / "new", CLASSES, include_background_channel=background)
+    figures = {f"case_{i}": "validation" for i in (1, 2, 3)}
+    report = EvaluationReport(tmp_path / "new", CLASSES, figures=figures, include_background_channel=background)
     with caplog.at_level(logging.INFO):
         evaluate(report, CASES, batch_size)
     rows = read(tmp_path / "new" / "evaluation_cases.csv")
@@ -116,26 +116,42 @@ def test_spacing_is_that_of_an_oblique_affine(tmp_path: Path) -> None:
 
 
 def test_case_id_prefix_and_figures(tmp_path: Path) -> None:
-    report = EvaluationReport(tmp_path, CLASSES, prefix="test", figures="training")
+    report = EvaluationReport(tmp_path, CLASSES, prefix="test", figures={"a/1": "training", "b/1": "training"})
     evaluate(report, [case("imaging", 2, True, case_id="a/1"), case("imaging", 2, True, case_id="b/1")])
     rows = read(tmp_path / "test_cases.csv")
     assert [row["case"] for row in rows] == ["a/1", "a/1", "b/1", "b/1"]
     assert {row["figures"] for row in rows + read(tmp_path / "test_summary.csv")} == {"training"}
 
 
+def test_seen_and_unseen_cases_are_never_averaged_together(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    report = EvaluationReport(tmp_path, CLASSES, figures={"case_2": "unseen", "case_1": "training"})
+    with caplog.at_level(logging.INFO):
+        evaluate(report, CASES)
+    rows = read(tmp_path / "evaluation_cases.csv")
+    assert [(r["case"], r["figures"]) for r in rows[::2]] == [
+        ("case_1", "training"),
+        ("case_2", "unseen"),
+        ("case_3", "unknown"),
+    ]
+    summary = read(tmp_path / "evaluation_summary.csv")
+    assert [(r["figures"], r["class"], r["dice"], r["cases"]) for r in summary] == [
+        ("unseen", "liver", "0.5", "1"),
+        ("unseen", "tumour", "0.0", "1"),
+        ("unseen", "mean", "0.25", "1"),
+        ("training", "liver", "1.0", "1"),
+        ("training", "tumour", "nan", "0"),
+        ("training", "mean", "1.0", "1"),
+        ("unknown", "liver", "1.0", "1"),
+        ("unknown", "tumour", "nan", "0"),
+        ("unknown", "mean", "1.0", "1"),
+    ]
+    assert all(f"({group} figures)" in caplog.text for group in ("unseen", "training", "unknown"))
+
+
 def test_equal_names_are_kept_and_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     evaluate(EvaluationReport(tmp_path, CLASSES), [case("same", 2, False), case("same", 2, False)])
     assert read(tmp_path / "evaluation_summary.csv")[0]["cases"] == "2"
     assert "have the same name" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [("/d/case.v1.nii.gz", "case.v1"), ("case.nii", "case"), ("d/case.mhd", "case"), (r"x.nii.gz", "x")],
-)
-def test_names_from_files(file: str, name: str) -> None:
-    label = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": file})
-    assert evaluation_report._case_name({}, label) == name
 
 
 def test_each_run_starts_afresh(tmp_path: Path) -> None:
@@ -177,7 +193,10 @@ def test_output_must_be_decollated_and_labels_must_have_a_name_and_an_affine(tmp
         report._score({}, {"pred": label, "label": MetaTensor(label)})
 
 
-@pytest.mark.parametrize("change", [{"class_names": n} for n in ("liver", [], ["a", "a"])] + [{"figures": "good"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"class_names": n} for n in ("liver", [], ["a", "a"])] + [{"figures": "good"}, {"figures": {"a": "good"}}],
+)
 def test_bad_arguments_are_named(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(change))} must be .*, got"):
         EvaluationReport(**{"output_dir": tmp_path, "class_names": CLASSES, **change})
