@@ -28,6 +28,7 @@ import csv
 import itertools
 import json
 import multiprocessing
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "region level 5 times": {"region_level": 5.0},
 }
 IN_3D = ("before", "after")
+TABLE = {
+    "number_accuracy": "number right",
+    "number_within_one": "at most one off",
+    "location_accuracy": "location, balanced accuracy",
+    "masked_error_share": "masked error, share of guessing",
+    "unchanged": "masked patches left as they were",
+}
 COLUMNS = (
     *(*KEY, "steps", "cpu_seconds", "number_accuracy", "number_within_one"),
     *("location_accuracy", "number_share", "location_share", "masked_error_share", "contrast_share", "unchanged"),
@@ -245,10 +253,27 @@ def main() -> None:
         for cell in sorted(cells, key=lambda cell: cell["seed"])
         if tuple(str(cell[name]) for name in KEY) not in done
     ]
+    if not jobs:
+        write_table(options.output)
+        return
     with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=8) as pool:
         for row in pool.imap_unordered(work, jobs):
             write(options.output, row)
             print(json.dumps(row), flush=True)
+    write_table(options.output)
+
+
+def write_table(path: Path) -> None:
+    """Write the means over the seeds as a Markdown table beside the CSV file."""
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in read(path):
+        groups.setdefault(tuple(row[name] for name in KEY if name != "seed"), []).append(row)
+    lines = [f"| {' | '.join(('', *TABLE.values(), 'seeds'))} |", "|---" * (len(TABLE) + 2) + "|"]
+    order = list(VARIANTS)
+    for key, rows in sorted(groups.items(), key=lambda item: (*item[0][:3], order.index(item[0][3]))):
+        means = [f"{statistics.mean(float(row[name]) for row in rows):.3f}" for name in TABLE]
+        lines.append(f"| {key[0]}D {key[1]}, {key[2]}: {key[3]} | {' | '.join(means)} | {len(rows)} |")
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -126,6 +126,8 @@ def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str,
         **{f"{name}_version": lock[name] for name in ("monai", "torch", "numpy")},
     }
     values.used |= {"modality", "backbone"}
+    for layer in layers.values():  # what a changed value would have used
+        values.render({name: value for name, value in layer.items() if name in layers["changes"]})
     return values
 
 

@@ -36,6 +36,12 @@ _MASKING = {
     "unet": {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
     "swinunetr": {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]},
 }
+_GRIDS: dict[str, dict[str, Any]] = {
+    "brats2020": {"size": (36, 44, 36), "spacing": (4.4, 4.0, 4.2)},
+    "msd_hippocampus": {},
+    "msd_spleen": {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)},
+}
+_SPACINGS = {"brats2020": 5.0, "msd_hippocampus": 1.0}
 # MONAI Label sets the number of epochs alone, so that what an epoch is must be small in the bundle itself
 _SCHEDULE = {"epochs": 1, "steps_per_epoch": 3, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1}
 _SCHEDULE |= {"num_workers": 0, "cache": "none", "learning_rate": 0.01, "warmup_steps": 0}
@@ -65,15 +71,14 @@ def small_bundle(folder: Path, name: str) -> tuple[Path, Path]:
 
 def small_phantoms(root: Path, dataset: str, num_training: int = 6) -> PhantomFolders:
     """Phantoms of a data set that such a bundle takes seconds for: labelled ones, one to infer on, two unlabelled."""
-    size, spacing = ((36, 44, 36), (4.4, 4.0, 4.2)) if dataset == "brats2020" else ((40, 40, 32), (7.0, 7.0, 8.0))
-    return write_phantoms(dataset, root, num_training, 1, 2, size=size, spacing=spacing)
+    return write_phantoms(dataset, root, num_training, 1, 2, **_GRIDS.get(dataset, _GRIDS["msd_spleen"]))
 
 
 def _smaller(step: str, text: str, dataset: str, backbone: str) -> str:
     if step not in ("pretrain", "train", "inference"):
         return text
     config = json.loads(text)
-    config |= {"roi_size": _CROPS[backbone], "spacing": [5.0] * 3 if dataset == "brats2020" else [6.0] * 3}
+    config |= {"roi_size": _CROPS[backbone], "spacing": [_SPACINGS.get(dataset, 6.0)] * 3}
     config |= _SCHEDULE if step != "inference" else {}
     config |= _MASKING[backbone] if step == "pretrain" else {}
     return format_json(config) + "\n"

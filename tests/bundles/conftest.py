@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The eight bundles with settings small enough for a test, and phantoms of their data sets."""
+"""The bundles with settings small enough for a test, and phantoms of their data sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ import pytest
 from hybridmim_components.phantoms import PhantomFolders, write_phantoms
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
-NAMES = [f"{d}_{b}" for d in ("brats2020", "btcv", "msd_liver", "msd_spleen") for b in ("unet", "swinunetr")]
+DATASETS = ("brats2020", "btcv", "msd_hippocampus", "msd_liver", "msd_spleen")
+# each data set and each backbone once or more; the others, which differ from these in the same values, are for --full
+BY_DEFAULT = ("brats2020_unet", "btcv_swinunetr", "msd_hippocampus_swinunetr", "msd_liver_unet", "msd_spleen_unet")
+NAMES = [
+    pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.full)
+    for name in (f"{dataset}_{backbone}" for dataset in DATASETS for backbone in ("unet", "swinunetr"))
+]
 NETWORKS: dict[str, dict[str, Any]] = {
     "unet": {"network_def#features": [4, 4, 4, 8, 8, 4]},
     "swinunetr": {"network_def#feature_size": 12, "network_def#depths": [1, 1, 1, 1]},
@@ -39,7 +45,8 @@ CROPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "swinunetr": ({"roi_size": [64, 64, 64]}, {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]}),
 }
 CT_GRID = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
-GRIDS = {"brats2020": {"size": (36, 44, 36), "spacing": (4.4, 4.0, 4.2)}}
+GRIDS = {"brats2020": {"size": (36, 44, 36), "spacing": (4.4, 4.0, 4.2)}, "msd_hippocampus": {}}
+SPACINGS = {"brats2020": 5.0, "msd_hippocampus": 1.0}
 CONFIGS = {
     "pretrain": ["pretrain"],
     "train": ["train"],
@@ -74,8 +81,9 @@ class Bundle:
 
     def small(self, step: str) -> dict[str, Any]:
         """Overrides for a step."""
-        spacing = [5.0, 5.0, 5.0] if self.dataset == "brats2020" else [6.0, 6.0, 6.0]
-        crop, masking = CROPS[self.backbone]
+        spacing = [SPACINGS.get(self.dataset, 6.0)] * 3
+        # crops of a hippocampus are small as they are
+        crop, masking = CROPS[self.backbone] if self.dataset != "msd_hippocampus" else ({}, {})
         base = {**NETWORKS[self.backbone], **crop, "spacing": spacing, "device": "cpu", "num_workers": 0}
         schedule = {"epochs": 2, "steps_per_epoch": 2, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1}
         schedule |= {"cache": "memory"}
@@ -88,7 +96,7 @@ def phantoms_of(root: Path, dataset: str) -> PhantomFolders:
 
 @pytest.fixture(scope="session", params=NAMES)
 def bundle(request: pytest.FixtureRequest) -> Bundle:
-    """Each of the eight bundles."""
+    """Each bundle; by default some of them."""
     return Bundle(request.param)
 
 

@@ -45,7 +45,7 @@ def regions(dataset: str, labels: np.ndarray) -> list[np.ndarray]:
         return [np.isin(labels, [1, 4]), np.isin(labels, [1, 2, 4]), labels == 4]
     if dataset == "msd_liver":
         return [labels > 0, labels == 2]
-    return [labels == value for value in range(1, {"btcv": 14, "msd_spleen": 2}[dataset])]
+    return [labels == value for value in range(1, {"btcv": 14, "msd_hippocampus": 3, "msd_spleen": 2}[dataset])]
 
 
 def test_pretraining_leaves_weights_curves_previews_and_a_checkpoint(bundle, run: Callable) -> None:

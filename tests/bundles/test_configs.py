@@ -77,11 +77,13 @@ def test_metadata_label_values_are_those_that_the_checks_expect(bundle) -> None:
 def test_shared_knobs_have_one_name_and_one_default(bundle) -> None:
     configs = {name: bundle.config(name) for name in ("pretrain", "train", "inference")}
     shared = ["spacing", "roi_size", "network_def", "dataset_dir", "ckpt_dir", "device", "amp"]
-    shared.append("modalities" if bundle.dataset == "brats2020" else "intensity_range")
+    shared.append(
+        {"brats2020": "modalities", "msd_hippocampus": "clip_percentiles"}.get(bundle.dataset, "intensity_range")
+    )
     for name in shared:
         values = [c[name] for c in configs.values()]
         assert all(v == values[0] for v in values), name
-    for name in ("seed", "fold", "split_seed", "batch_size", "crops_per_volume", "num_workers", "cache", "dataset"):
+    for name in ("seed", "fold", "split_seed", "crops_per_volume", "num_workers", "cache", "dataset"):
         assert configs["pretrain"][name] == configs["train"][name], name
     wanted = "bundle_root dataset_dir output_dir device amp seed epochs batch_size num_workers cache val_interval"
     wanted += " learning_rate roi_size fold pretrained"
