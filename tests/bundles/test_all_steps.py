@@ -148,7 +148,7 @@ def test_a_separate_test_set_is_unseen_and_copies_of_other_cases_are_told(
 ) -> None:
     out, data = run(spleen), phantoms("msd_spleen").dataset_dir
     grid = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
-    test = write_phantoms("msd_spleen", tmp_path, 2, 0, 0, seed=9, **grid).dataset_dir
+    test = write_phantoms("msd_spleen", tmp_path, 2, 1, 1, seed=9, **grid).dataset_dir
     held_out = finetuning_lists("msd_spleen", str(data), 0)
     for kind in ("image", "label"):
         shutil.copy(held_out["validation"][0][kind], test / f"{kind}sTr" / "spleen_8.nii.gz")
