@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Any
 
 import pytest
@@ -218,7 +219,7 @@ def test_validation_measures_masked_voxels_keeps_the_best_and_draws(tmp_path) ->
         key_val_metric=masked_error_metric(),
         additional_metrics=validation_metrics(HybridMIMLoss(), GUESSES),
         metric_cmp_fn=lower_is_better,
-        val_handlers=[best, ReconstructionPreview(tmp_path / "previews")],
+        val_handlers=[History(tmp_path / "validation.csv"), best, ReconstructionPreview(tmp_path / "previews")],
         decollate=False,
     )
     engine.run(1)
@@ -244,6 +245,9 @@ def test_validation_measures_masked_voxels_keeps_the_best_and_draws(tmp_path) ->
     metrics = {name: float(value) for name, value in engine.state.metrics.items()}
     assert set(metrics) == set(expected) | {f"val_{name}" for name in ACCURACIES}
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    with open(tmp_path / "validation.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert {name: float(row[name]) for name in metrics} == pytest.approx(metrics)
     state, recipe = read_weights(tmp_path / "model.pt")
     assert set(state) == set(network.network.state_dict())
     assert recipe["spacing"] == [1, 1, 1] and recipe["best"]["epoch"] == 1
