@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import multiprocessing
 import statistics
 import sys
@@ -43,6 +44,8 @@ from typing import Any
 from few_labels_cells import Cell, Study, read_arms
 from few_labels_report import report
 from tqdm import tqdm
+
+from hybridmim_components.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RATES = (0.001, 0.003)
@@ -105,22 +108,24 @@ def run_cells(cells: Iterable[Cell], path: Path, do: Callable[[Cell], list[dict[
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file, none where there is none."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """Rows of a CSV file, none where there is none; a line that a kill has left unfinished does not count."""
+    return list(csv.DictReader(io.StringIO(_whole_lines(path))))
 
 
 def add_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Add rows to a CSV file in one write, so that a kill leaves whole rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    """Add rows to a CSV file, atomically."""
+    text = io.StringIO()
+    before = _whole_lines(path)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    if not before:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, before + text.getvalue())
+
+
+def _whole_lines(path: Path) -> str:
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return text[: text.rfind("\n") + 1]
 
 
 def _score(cell: Cell) -> list[dict[str, Any]]:

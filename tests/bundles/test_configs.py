@@ -83,7 +83,16 @@ def test_shared_knobs_have_one_name_and_one_default(bundle) -> None:
     for name in shared:
         values = [c[name] for c in configs.values()]
         assert all(v == values[0] for v in values), name
-    for name in ("seed", "fold", "split_seed", "crops_per_volume", "steps_per_epoch", "num_workers", "cache", "dataset"):
+    for name in (
+        "seed",
+        "fold",
+        "split_seed",
+        "crops_per_volume",
+        "steps_per_epoch",
+        "num_workers",
+        "cache",
+        "dataset",
+    ):
         assert configs["pretrain"][name] == configs["train"][name], name
     wanted = "bundle_root dataset_dir output_dir device amp seed epochs steps_per_epoch batch_size num_workers cache"
     wanted += " val_interval learning_rate roi_size fold pretrained"

@@ -1,0 +1,153 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import few_labels
+import numpy as np
+import pytest
+from few_labels_cells import TEST, TUNING, Cell, Patients, read_arms, scores
+from few_labels_report import difference, read_scores, report
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "few_labels_msd_hippocampus_unet"
+
+
+def cell(arm: str = "scratch", labels: int = 2, seed: int = 0) -> Cell:
+    return Cell(arm, labels, seed, 0, "test", 0.003, 400)
+
+
+def row(arm: str, labels: int, seed: int, dice: list[float]) -> dict[str, object]:
+    text = ";".join(str(value) for value in dice)
+    return {**cell(arm, labels, seed).__dict__, "dice_by_patient": text, "hd95_mm_by_patient": text}
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Patients:
+    root = tmp_path_factory.mktemp("msd")
+    for part in ("imagesTr", "labelsTr"):
+        (root / part).mkdir()
+        for i in range(TEST + TUNING + 30):
+            (root / part / f"hippocampus_{i:03d}.nii.gz").touch()
+    return Patients("msd_hippocampus", str(root))
+
+
+def test_test_tuning_and_pool_are_disjoint_and_pre_training_sees_the_pool_alone(patients: Patients) -> None:
+    sets = [set(patients.test), set(patients.tuning), set(patients.pool)]
+    assert [len(s) for s in sets] == [TEST, TUNING, 30] and len(set.union(*sets)) == TEST + TUNING + 30
+    lists = patients.unlabelled()
+    seen = {Path(item["image"]).name[:-7] for name in ("training", "validation") for item in lists[name]}
+    assert seen == sets[2]
+    assert {Path(item["image"]).name[:-7] for item in lists["held_out"]} == sets[0] | sets[1]
+
+
+def test_more_labelled_patients_contain_fewer_and_seeds_differ(patients: Patients) -> None:
+    draws = [patients.labelled(count, seed=3) for count in (1, 4, 8, 0)]
+    assert [len(d) for d in draws] == [1, 4, 8, 30] and draws[2][:4] == draws[1] and draws[1][:1] == draws[0]
+    assert set(patients.labelled(8, seed=4)) != set(draws[2]) and set(draws[3]) == set(patients.pool)
+
+
+def test_too_few_cases_are_refused(tmp_path: Path) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "hippocampus_001.nii.gz").touch()
+    with pytest.raises(ValueError, match="needs more than 100 labelled cases, got 1"):
+        Patients("msd_hippocampus", str(tmp_path))
+
+
+def test_each_arm_overrides_settings_that_the_bundle_has() -> None:
+    config = json.loads(
+        (ROOT / "bundles/hybridmim_msd_hippocampus_unet_segmentation/configs/pretrain.json").read_text()
+    )
+    for arm in read_arms().values():
+        assert set(arm.pretrain or {}) <= set(config), arm.name
+    assert read_arms()["scratch"].pretrain is None and read_arms()["masked_modelling"].pretrain["region"] == "full"
+
+
+def test_the_interval_holds_the_mean_and_widens_with_what_varies() -> None:
+    random = np.random.default_rng(0)
+    theirs = {seed: random.normal(60, 10, 60) for seed in range(10)}
+    sure = difference({s: v + 3 + random.normal(0, 0.1, 60) for s, v in theirs.items()}, theirs)
+    doubtful = difference({s: v + 3 + random.normal(0, 8) for s, v in theirs.items()}, theirs)
+    assert sure is not None and doubtful is not None
+    assert sure.mean == pytest.approx(3, abs=0.1) and 2.9 < sure.low < sure.high < 3.1 and sure.seeds == 10
+    assert doubtful.low < doubtful.mean < doubtful.high and doubtful.high - doubtful.low > 5
+    assert difference({0: theirs[0]}, theirs) is None, "one seed has no interval"
+    assert difference({0: theirs[0], 99: theirs[1]}, theirs) is None, "only seeds that both have are paired"
+
+
+def test_cells_that_are_there_are_not_computed_again(tmp_path: Path) -> None:
+    path, cells = tmp_path / "cells.csv", [cell(seed=seed) for seed in range(4)]
+    few_labels.run_cells(cells[:2], path, _row, 1)
+    half = path.read_text()
+    with path.open("a") as file:  # what a kill amid a write leaves
+        file.write("scratch,2,2")
+    few_labels.run_cells(cells, path, _row, 2)
+    rows = few_labels.read_rows(path)
+    assert path.read_text().startswith(half) and sorted(int(r["seed"]) for r in rows) == [0, 1, 2, 3]
+
+
+def _row(cell: Cell) -> list[dict[str, object]]:
+    return [{**cell.__dict__, "dice": 0.5}]
+
+
+def test_learning_rates_are_those_of_the_tuning_patients(tmp_path: Path) -> None:
+    class Options:
+        output = tmp_path
+
+    rows = [
+        {**Cell(arm, 2, seed, 0, "tuning", rate, 400).__dict__, "dice": dice}
+        for arm, best in (("scratch", few_labels.RATES[0]), ("hybridmim", few_labels.RATES[-1]))
+        for rate in few_labels.RATES
+        for seed, dice in zip(few_labels.TUNING_SEEDS, (0.7, 0.5 + 0.1 * (rate == best)), strict=False)
+    ]
+    few_labels.add_rows(tmp_path / "tuning.csv", rows)
+    rates = few_labels.chosen_rates(Options, ["scratch", "hybridmim", "no_contrast", "scratch_longer"])
+    assert rates["scratch"] == rates["scratch_longer"] == few_labels.RATES[0]
+    assert rates["hybridmim"] == rates["no_contrast"] == few_labels.RATES[-1]
+    with pytest.raises(SystemExit, match="tune scratch first"):
+        (tmp_path / "tuning.csv").unlink()
+        few_labels.chosen_rates(Options, ["scratch"])
+
+
+def test_scores_leave_out_classes_that_a_patient_does_not_have(tmp_path: Path) -> None:
+    path = tmp_path / "cases.csv"
+    path.write_text("case,class,dice,hd95_mm,label_voxels\na,x,0.5,2,10\na,y,1,0,0\nb,x,0.9,1,5\nb,y,0.7,3,5\n")
+    found = scores(path, ["b", "a"])
+    assert found["dice_by_patient"] == "0.8000;0.5000" and found["dice"] == 0.65 and found["hd95_mm"] == 2.0
+
+
+def test_table_and_plot(tmp_path: Path) -> None:
+    rows = [
+        row(a, n, s, [g + 0.01 * s, g])
+        for a, g in (("scratch", 0.5), ("hybridmim", 0.6))
+        for n in (1, 0)
+        for s in (0, 1)
+    ]
+    few_labels.add_rows(tmp_path / "cells.csv", rows)
+    report(tmp_path, {name: arm.title for name, arm in read_arms().items()})
+    table = (tmp_path / "table.md").read_text()
+    assert (
+        "| 1 | HybridMIM | 2 | 60.2 | 0.60 | +10.0 (+10.0 to +10.0) | - |" in table
+        and "| all | from scratch |" in table
+    )
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+@pytest.mark.skipif(not (RESULTS / "table.md").is_file(), reason="the study has no results yet")
+def test_the_readme_shows_the_table_that_the_study_wrote() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert all(line in readme for line in (RESULTS / "table.md").read_text().splitlines())
+    scored = {seed for seeds in read_scores(RESULTS / "cells.csv").values() for seed in seeds}
+    assert scored.isdisjoint(few_labels.TUNING_SEEDS)
