@@ -18,60 +18,62 @@
 
 The question: by how much does the mean Dice of the test patients rise when a network starts from HybridMIM's weights,
 against training from scratch and against plain masked modelling? The rule, fixed before any test patient was scored: a
-gain is claimed for a number of labelled patients where the 95 % interval of the paired difference lies above 0.
+gain is claimed for a number of labelled patients where the 95 % interval of the paired difference lies above 0; the
+first comparison is that with scratch at 2 labelled patients.
 
 Arms are files in benchmarks/arms: overrides of a bundle's pretrain.json and train.json, so that the study measures the
-bundles. Patients fall into three disjoint sets by a fixed seed: 60 test patients, 40 tuning patients, and the pool that
-pre-training sees and labels are drawn from. A seed draws the labelled patients, the initial weights and the crops; all
-arms share them. Arms with a pre-training get equal CPU time for it, all arms get equal steps of fine-tuning, and each
-arm its own learning rate, chosen on the tuning patients from one list. Weights are those of the last step: no
-validation chooses any. Each cell is a row of a CSV file, written when it ends; what is there is not computed again. Run
-it in pieces of any length.
+bundles. Patients fall into three disjoint sets by a fixed seed: 60 test patients, 24 tuning patients, and the pool that
+pre-training sees and labels are drawn from; both sides of a head are in one set. A seed draws the labelled patients,
+the initial weights, the crops and the pre-training; all arms share it. Arms with a pre-training get equal CPU time for
+it, and all arms but scratch_longer get equal steps of fine-tuning. Each arm that `tune` was given has its own learning
+rate of fine-tuning, chosen on the tuning patients from one list with 2 labelled patients; its variants share it.
+Weights are those of the last step: no validation chooses any. Each cell is a row of a CSV file, written when it ends;
+what is there is not computed again. Run it in pieces of any length.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
+import itertools
 import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from few_labels_cells import Cell, Study, read_arms
+import torch
+from few_labels_cells import STEPS_PER_EPOCH, Cell, Study, read_arms
 from few_labels_report import report
+from rows import add_rows, read_rows
 from tqdm import tqdm
 
-from hybridmim_components.files import write_text
-
 RESULTS = Path(__file__).resolve().parent / "results"
-RATES = (0.001, 0.003)
-SEEDS_BELOW_8, SEEDS_ABOVE, TUNING_SEEDS = 10, 5, (100, 101)
-PRETRAININGS = 2
+RATES = (0.001, 0.003, 0.006)
+TUNING_SEEDS = (100, 101, 102)
 _study: Study
 
 
-def table_cells(arms: Sequence[str], labels: Sequence[int], options: argparse.Namespace) -> list[Cell]:
+def table_cells(arms: Sequence[str], options: argparse.Namespace, study: Study, scored: str) -> list[Cell]:
     """Cells of the table, seed by seed, so that a part of them is a fair table too."""
-    cells = []
-    for seed in range(max(SEEDS_BELOW_8, SEEDS_ABOVE)):
-        for count in labels:
-            if seed < (SEEDS_BELOW_8 if 0 < count < 8 else SEEDS_ABOVE) and seed < options.seeds:
-                rates = chosen_rates(options, arms)
-                cells += [
-                    Cell(arm, count, seed, seed % PRETRAININGS, "test", rates[arm], options.steps) for arm in arms
-                ]
-    return cells
+    rates = chosen_rates(options, arms)
+    of_each = itertools.product(range(options.seeds), options.labels, arms)
+    return [cell_of(arm, count, seed, scored, rates[arm], options, study) for seed, count, arm in of_each]
 
 
-def tuning_cells(arms: Sequence[str], options: argparse.Namespace) -> list[Cell]:
+def tuning_cells(arms: Sequence[str], options: argparse.Namespace, study: Study) -> list[Cell]:
     """Cells that choose each arm's learning rate: 2 labelled patients, seeds that the table does not use."""
-    return [
-        Cell(arm, 2, seed, 0, "tuning", rate, options.steps) for seed in TUNING_SEEDS for rate in RATES for arm in arms
-    ]
+    of_each = itertools.product(TUNING_SEEDS, RATES, arms)
+    return [cell_of(arm, 2, seed, "tuning", rate, options, study) for seed, rate, arm in of_each]
+
+
+def cell_of(
+    arm: str, labels: int, seed: int, scored: str, rate: float, options: argparse.Namespace, study: Study
+) -> Cell:
+    """A cell with the budgets of its arm."""
+    steps = study.fine_tuning_steps(arm, options.steps)
+    return Cell(arm, labels, seed, scored, rate, steps, study.pretraining_steps(arm))
 
 
 def chosen_rates(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, float]:
@@ -81,7 +83,8 @@ def chosen_rates(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, 
     """
     found: dict[tuple[str, float], list[float]] = {}
     for row in read_rows(options.output / "tuning.csv"):
-        found.setdefault((row["arm"], float(row["learning_rate"])), []).append(float(row["dice"]))
+        if int(row["steps"]) == options.steps:
+            found.setdefault((row["arm"], float(row["learning_rate"])), []).append(float(row["dice"]))
     best: dict[str, float] = {}
     for (arm, rate), values in sorted(found.items(), key=lambda item: statistics.mean(item[1])):
         if len(values) == len(TUNING_SEEDS):
@@ -96,36 +99,20 @@ def chosen_rates(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, 
     return best
 
 
-def run_cells(cells: Iterable[Cell], path: Path, do: Callable[[Cell], list[dict[str, Any]]], processes: int) -> None:
+def run_cells(cells: Sequence[Cell], path: Path, do: Callable[[Cell], list[dict[str, Any]]], processes: int) -> None:
     """Compute the cells that the file has not, and add a row, or several, as each ends."""
-    cells = list(cells)
     names = list(Cell.__dataclass_fields__)
     done = {tuple(row[name] for name in names) for row in read_rows(path)}
     left = [cell for cell in cells if cell.key not in done]
-    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=1) as pool:
-        for rows in tqdm(pool.imap_unordered(do, left), total=len(cells), initial=len(cells) - len(left), unit="cell"):
-            add_rows(path, rows)
+    with pool(processes) as executor, tqdm(total=len(cells), initial=len(cells) - len(left), unit="cell") as bar:
+        for future in as_completed([executor.submit(do, cell) for cell in left]):
+            add_rows(path, future.result())
+            bar.update()
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file, none where there is none; a line that a kill has left unfinished does not count."""
-    return list(csv.DictReader(io.StringIO(_whole_lines(path))))
-
-
-def add_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Add rows to a CSV file, atomically."""
-    text = io.StringIO()
-    before = _whole_lines(path)
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    if not before:
-        writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, before + text.getvalue())
-
-
-def _whole_lines(path: Path) -> str:
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return text[: text.rfind("\n") + 1]
+def pool(processes: int) -> ProcessPoolExecutor:
+    """Processes that have this one's study; one that dies ends the whole command, which then goes on anew."""
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork"))
 
 
 def _score(cell: Cell) -> list[dict[str, Any]]:
@@ -137,26 +124,23 @@ def _curve(cell: Cell) -> list[dict[str, Any]]:
 
 
 def _pretrain(job: tuple[str, int]) -> tuple[str, int]:
-    _study.pretrain(_study.arms[job[0]], job[1])
+    _study.pretrain(*job)
     return job
 
 
-def prepare(arms: Sequence[str], processes: int, numbers: Sequence[int]) -> None:
-    """Measure each arm's step, one after the other, and pre-train what is missing, side by side."""
-    context, study = multiprocessing.get_context("fork"), _study
-    with_pretraining = [arm for arm in arms if study.arms[arm].pretrain is not None]
-    for arm in with_pretraining:
-        if not all((study.work / "pretrained" / f"{arm}_{number}" / "done.json").is_file() for number in numbers):
-            with context.Pool(1) as pool:
-                pool.apply(_steps, (arm,))
-    jobs = [(arm, number) for number in numbers for arm in with_pretraining]
-    with context.Pool(processes, maxtasksperchild=1) as pool:
-        for arm, number in pool.imap_unordered(_pretrain, jobs):
-            print(f"few_labels: pre-trained {arm}, number {number}", file=sys.stderr, flush=True)
+def _measure(arm: str) -> None:
+    _study.measure(arm)
 
 
-def _steps(arm: str) -> int:
-    return _study.pretraining_steps(_study.arms[arm])
+def prepare(arms: Sequence[str], processes: int, seeds: Iterable[int]) -> None:
+    """Measure what a step of each arm costs, one after the other, and pre-train what is missing, side by side."""
+    for arm in arms:
+        with pool(1) as executor:
+            executor.submit(_measure, arm).result()
+    jobs = [(arm, seed) for seed in seeds for arm in arms if _study.arms[arm].pretrain is not None]
+    with pool(processes) as executor:
+        for arm, seed in executor.map(_pretrain, jobs):
+            print(f"few_labels: pre-trained {arm}, seed {seed}", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -169,34 +153,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundle", default="msd_hippocampus_unet", help="default: %(default)s")
     parser.add_argument("--arms", nargs="+", default=["scratch", "masked_modelling", "hybridmim"], choices=read_arms())
     parser.add_argument("--labels", nargs="+", type=int, default=[1, 2, 4, 8], help="labelled patients; 0: all")
-    parser.add_argument("--seeds", type=int, default=SEEDS_BELOW_8, help="at most so many")
-    parser.add_argument("--steps", type=int, default=400, help="of fine-tuning")
-    parser.add_argument("--pretraining_minutes", type=float, default=8, help="CPU time; default: %(default)s")
+    parser.add_argument("--seeds", type=int, default=10, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=400, help="of fine-tuning; default: %(default)s")
+    parser.add_argument("--pretraining_minutes", type=float, default=10, help="CPU time; default: %(default)s")
     parser.add_argument("--processes", type=int, default=2, help="one thread each")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/few_labels_BUNDLE")
     options = parser.parse_args(arguments)
     options.output = options.output or RESULTS / f"few_labels_{options.bundle}"
+    titles = {name: arm.title for name, arm in read_arms().items()}
     if options.command == "report":
-        report(options.output, {name: arm.title for name, arm in read_arms().items()})
+        report(options.output, titles)
         return
     if not options.dataset_dir or not options.work:
         parser.error("--dataset_dir and --work are needed")
-    import torch
-
+    if options.steps < STEPS_PER_EPOCH or options.steps % STEPS_PER_EPOCH:
+        parser.error(f"--steps must be a multiple of {STEPS_PER_EPOCH}, got {options.steps}")
     torch.set_num_threads(1)
-    options.work.mkdir(parents=True, exist_ok=True)
-    _study = Study(options.bundle, options.dataset_dir, options.work.resolve(), options.pretraining_minutes)
-    if options.command == "tune":
-        prepare(options.arms, options.processes, [0])
-        run_cells(tuning_cells(options.arms, options), options.output / "tuning.csv", _score, options.processes)
+    work, costs = options.work.resolve(), options.output / "seconds_per_step.json"
+    _study = Study(options.bundle, options.dataset_dir, work, costs, options.pretraining_minutes)
+    tuning = options.command == "tune"
+    prepare(options.arms, options.processes, TUNING_SEEDS if tuning else range(options.seeds))
+    if tuning:
+        run_cells(tuning_cells(options.arms, options, _study), options.output / "tuning.csv", _score, options.processes)
         print("few_labels: chosen learning rates:", chosen_rates(options, options.arms))
-        return
-    cells = table_cells(options.arms, options.labels, options)
-    prepare(options.arms, options.processes, sorted({cell.pretraining for cell in cells}))
-    if options.command == "run":
+    elif options.command == "run":
+        cells = table_cells(options.arms, options, _study, "test")
         run_cells(cells, options.output / "cells.csv", _score, options.processes)
-        report(options.output, {name: arm.title for name, arm in read_arms().items()})
+        report(options.output, titles)
     else:
+        cells = table_cells(options.arms, options, _study, "tuning")
         run_cells(cells, options.output / "curves.csv", _curve, options.processes)
 
 

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import logging
 import os
@@ -25,16 +24,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from rows import read_rows
+
 from hybridmim_components.data import read_cases
+from hybridmim_components.data.datasets import dataset_of
 from hybridmim_components.data.splits import shuffled
+from hybridmim_components.files import write_text
 
 __all__ = ["Arm", "Cell", "Patients", "Study", "read_arms"]
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ROOT / "benchmarks" / "arms"
-SPLIT_SEED, TEST, TUNING = 2026, 60, 40
+SPLIT_SEED, TEST, TUNING, LEAST_POOL = 2026, 60, 24, 20
 STEPS_PER_EPOCH = 50
 Overrides = dict[str, Any]
 
@@ -70,20 +74,20 @@ class Cell:
     Attributes:
         arm: name of the arm.
         labels: labelled patients; 0: the whole pool.
-        seed: draws the labelled patients, the initial weights and the crops; all arms share it.
-        pretraining: number of the pre-training that it starts from, also its seed.
+        seed: draws the labelled patients, the initial weights, the crops, and the pre-training; all arms share it.
         scored: ``tuning`` or ``test``.
         learning_rate: of fine-tuning.
         steps: of fine-tuning.
+        pretraining_steps: before it.
     """
 
     arm: str
     labels: int
     seed: int
-    pretraining: int
     scored: str
     learning_rate: float
     steps: int
+    pretraining_steps: int
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -92,28 +96,43 @@ class Cell:
 
 
 class Patients:
-    """Three disjoint sets of patients: test, tuning, and the pool that pre-training sees and labels come from."""
+    """Three disjoint sets of patients: test, tuning, and the pool that pre-training sees and labels come from.
+
+    Both sides of a patient's head are in one set.
+    """
 
     def __init__(self, dataset: str, dataset_dir: str) -> None:
         self.cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir)}
-        order = shuffled(list(self.cases), SPLIT_SEED)
+        self.of: dict[str, list[str]] = {}
+        for case in sorted(self.cases):
+            self.of.setdefault(dataset_of(dataset).subject_of(case), []).append(case)
+        order = shuffled(list(self.of), SPLIT_SEED)
         self.test, self.tuning, self.pool = order[:TEST], order[TEST : TEST + TUNING], order[TEST + TUNING :]
-        if not self.pool:
-            raise ValueError(f"the study needs more than {TEST + TUNING} labelled cases, got {len(order)}")
+        if len(self.pool) < LEAST_POOL:
+            least = TEST + TUNING + LEAST_POOL
+            raise ValueError(f"the study needs at least {least} patients with labels, got {len(order)}")
 
-    def items(self, ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Items of a config's data list."""
-        return [dict(self.cases[i]) for i in ids]
+    def items(self, patients: Sequence[str]) -> list[dict[str, Any]]:
+        """Items of a config's data list: all cases of some patients."""
+        return [dict(self.cases[case]) for patient in patients for case in self.of[patient]]
 
-    def labelled(self, count: int, seed: int) -> list[str]:
-        """The patients whose labels a seed draws; more of them contain fewer. 0: all."""
-        return shuffled(self.pool, seed)[: count or len(self.pool)]
+    def labelled(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """Items of the patients whose labels a seed draws, one side of each head; more contain fewer. 0: all cases."""
+        drawn = shuffled(self.pool, seed)
+        if not count:
+            return self.items(drawn)
+        return [dict(self.cases[shuffled(self.of[patient], seed)[0]]) for patient in drawn[:count]]
 
     def unlabelled(self) -> dict[str, list[dict[str, Any]]]:
-        """What pre-training sees: the images of the pool."""
-        items = [{"image": self.cases[i]["image"], "volume": number} for number, i in enumerate(self.pool)]
-        held_out = [{"image": self.cases[i]["image"]} for i in (*self.test, *self.tuning)]
-        return {"training": items[10:], "validation": items[:10], "held_out": held_out}
+        """What pre-training sees: the images of the pool, a tenth of its patients for the validation of it."""
+        tenth = max(1, len(self.pool) // 10)
+        numbers = {case: number for number, case in enumerate(sorted(self.cases))}
+        sets = {"training": self.pool[tenth:], "validation": self.pool[:tenth]}
+        own = {
+            name: [{"image": item["image"], "volume": numbers[item["case_id"]]} for item in self.items(patients)]
+            for name, patients in sets.items()
+        }
+        return own | {"held_out": [{"image": item["image"]} for item in self.items([*self.test, *self.tuning])]}
 
 
 class Study:
@@ -123,12 +142,13 @@ class Study:
         bundle: such as ``msd_hippocampus_unet``.
         dataset_dir: folder of the labelled data set.
         work: folder for pre-trained weights and logs.
+        costs: file of the CPU seconds of a step, by arm; measured once, so that every later run has the same budgets.
         pretraining_minutes: CPU time of each pre-training.
     """
 
-    def __init__(self, bundle: str, dataset_dir: str, work: Path, pretraining_minutes: float) -> None:
+    def __init__(self, bundle: str, dataset_dir: str, work: Path, costs: Path, pretraining_minutes: float) -> None:
         self.bundle = ROOT / "bundles" / f"hybridmim_{bundle}_segmentation"
-        self.dataset, self.dataset_dir, self.work = bundle.rpartition("_")[0], dataset_dir, work
+        self.dataset, self.dataset_dir, self.work, self.costs = bundle.rpartition("_")[0], dataset_dir, work, costs
         self.pretraining_minutes = pretraining_minutes
         self.arms = read_arms()
 
@@ -137,109 +157,100 @@ class Study:
         """The three sets."""
         return Patients(self.dataset, self.dataset_dir)
 
-    def pretraining_steps(self, arm: Arm) -> int:
-        """Steps that fit into the CPU time, from a step's cost, which is measured once and kept in a file."""
-        path = self.work / "seconds_per_step.json"
-        costs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if arm.name not in costs:
-            costs[arm.name] = self._seconds_per_step(arm)
-            path.write_text(json.dumps(costs, indent=4) + "\n", encoding="utf-8")
-        steps = 60 * self.pretraining_minutes / costs[arm.name]
-        return max(STEPS_PER_EPOCH, round(steps / STEPS_PER_EPOCH) * STEPS_PER_EPOCH)
+    def pretraining_steps(self, name: str) -> int:
+        """Steps of an arm that fit into the CPU time; 0 for an arm without a pre-training."""
+        return self._steps_in_time(name) if self.arms[name].pretrain is not None else 0
 
-    def _seconds_per_step(self, arm: Arm) -> float:
-        """From a long run and a short one, so that what is done once does not count."""
+    def fine_tuning_steps(self, name: str, steps: int) -> int:
+        """Steps of an arm's fine-tuning, longer for one that trains while others pre-train."""
+        return steps + (self._steps_in_time(name) if self.arms[name].longer else 0)
+
+    def measure(self, name: str) -> None:
+        """Measure what a step of an arm costs, unless it is known: a pre-training's, or a fine-tuning's if longer."""
+        arm, known = self.arms[name], self._known_costs()
+        if name in known or (arm.pretrain is None and not arm.longer):
+            return
         seconds = {}
-        for steps in (50, 10):
-            folder = self.work / "cost" / f"{arm.name}_{steps}"
-            seconds[steps] = self._pretrain(arm, folder, 0, steps, steps)
+        for steps in (50, 10):  # the difference, so that what is done once does not count
+            folder = self.work / "cost" / f"{name}_{steps}"
+            shutil.rmtree(folder, ignore_errors=True)
+            if arm.longer:
+                cell = Cell(name, 2, 0, "tuning", 0.001, steps, 0)
+                overrides = {**self._fine_tuning(cell, folder), "validate#dataset#data": []}
+            else:
+                overrides = self._pretraining(arm, folder, 0, steps)
+            overrides |= {"steps_per_epoch": steps, "epochs": 1, "resume": "never"}
+            seconds[steps] = self._run(["train" if arm.longer else "pretrain"], folder, overrides)
             shutil.rmtree(folder)
-        return (seconds[50] - seconds[10]) / 40
+        cost = (seconds[50] - seconds[10]) / 40
+        if cost <= 0:
+            raise RuntimeError(f"a step of {name} must take time, got {cost:g} s: measure it again")
+        write_text(self.costs, json.dumps(known | {name: round(cost, 4)}, indent=4) + "\n")
 
-    def pretrain(self, arm: Arm, number: int) -> Path:
+    def _known_costs(self) -> dict[str, float]:
+        return dict(json.loads(self.costs.read_text(encoding="utf-8"))) if self.costs.is_file() else {}
+
+    def _steps_in_time(self, name: str) -> int:
+        steps = 60 * self.pretraining_minutes / self._known_costs()[name]
+        return max(1, round(steps / STEPS_PER_EPOCH)) * STEPS_PER_EPOCH
+
+    def pretrain(self, name: str, seed: int) -> Path:
         """Pre-trained weights of an arm, made if they are not there; the last ones, which no volume has chosen."""
-        folder = self.work / "pretrained" / f"{arm.name}_{number}"
-        if not (folder / "done.json").is_file():
-            steps = self.pretraining_steps(arm)
-            seconds = self._pretrain(arm, folder, number, steps, STEPS_PER_EPOCH)
-            (folder / "done.json").write_text(json.dumps({"steps": steps, "cpu_seconds": seconds}), encoding="utf-8")
+        steps = self.pretraining_steps(name)
+        folder = self.work / "pretrained" / f"{name}_{seed}_{steps}"
+        if not (folder / "done").is_file():
+            self._run(["pretrain"], folder, self._pretraining(self.arms[name], folder, seed, steps))
+            (folder / "done").touch()
         return folder / "models" / "pretrained" / "last.pt"
 
-    def _pretrain(self, arm: Arm, folder: Path, seed: int, steps: int, steps_per_epoch: int) -> float:
-        overrides = {
+    def _pretraining(self, arm: Arm, folder: Path, seed: int, steps: int) -> Overrides:
+        return {
             **self._places(folder, "pretrain"),
             "lists": self.patients.unlabelled(),
             "seed": seed,
-            "epochs": steps // steps_per_epoch,
-            "steps_per_epoch": steps_per_epoch,
+            "epochs": steps // STEPS_PER_EPOCH,
+            "steps_per_epoch": STEPS_PER_EPOCH,
             "val_interval": 10,
             **(arm.pretrain or {}),
         }
-        return self._run(["pretrain"], folder, overrides)
 
     def score(self, cell: Cell) -> dict[str, Any]:
         """Fine-tune and score a cell: a row of the table."""
-        arm = self.arms[cell.arm]
         folder = self.work / "cells" / "_".join(cell.key)
-        pretrained = str(self.pretrain(arm, cell.pretraining)) if arm.pretrain is not None else None
-        steps = cell.steps + (self._extra_steps(cell) if arm.longer else 0)
-        train = self._fine_tuning(cell, folder, pretrained, steps)
+        train = self._fine_tuning(cell, folder)
         seconds = self._run(["train"], folder, {**train, "validate#dataset#data": []})
         patients = self.patients.test if cell.scored == "test" else self.patients.tuning
-        evaluation = {
-            **train,
-            "output_dir": str(folder / "evaluate"),
-            "validate#dataset#data": self.patients.items(patients),
-        }
-        self._run(["train", "evaluate"], folder, evaluation)
-        row = {**cell.__dict__, "trained_steps": steps, "cpu_seconds": round(seconds, 1)}
-        row |= scores(folder / "evaluate" / "evaluation_cases.csv", patients)
+        evaluation = {"output_dir": str(folder / "evaluate"), "validate#dataset#data": self.patients.items(patients)}
+        self._run(["train", "evaluate"], folder, {**train, **evaluation})
+        row = {**cell.__dict__, "cpu_seconds": round(seconds, 1)}
+        row |= scores(folder / "evaluate" / "evaluation_cases.csv", {p: self.patients.of[p] for p in patients})
         shutil.rmtree(folder)
         return row
 
     def curve(self, cell: Cell, points: int = 8) -> list[dict[str, Any]]:
         """Dice on the tuning patients along a fine-tuning."""
-        arm, folder = self.arms[cell.arm], self.work / "curves" / "_".join(cell.key)
-        pretrained = str(self.pretrain(arm, cell.pretraining)) if arm.pretrain is not None else None
-        overrides = self._fine_tuning(cell, folder, pretrained, cell.steps)
-        overrides |= {"validate#dataset#data": self.patients.items(self.patients.tuning)}
-        overrides |= {"steps_per_epoch": cell.steps // points, "epochs": points, "val_interval": 1}
-        self._run(["train"], folder, overrides)
-        with (folder / "train" / "validation.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        shutil.rmtree(folder)
+        folder = self.work / "curves" / "_".join(cell.key)
+        overrides = self._fine_tuning(cell, folder)
         step = cell.steps // points
+        overrides |= {"validate#dataset#data": self.patients.items(self.patients.tuning)}
+        overrides |= {"steps_per_epoch": step, "epochs": points, "val_interval": 1}
+        self._run(["train"], folder, overrides)
+        rows = read_rows(folder / "train" / "validation.csv")
+        shutil.rmtree(folder)
         return [
             {**cell.__dict__, "step": int(row["epoch"]) * step, "dice": round(float(row["val_mean_dice"]), 4)}
             for row in rows
         ]
 
-    def _extra_steps(self, cell: Cell) -> int:
-        """Fine-tuning steps that take the time of a pre-training."""
-        hybrid = self.arms["hybridmim"]
-        self.pretrain(hybrid, cell.pretraining)
-        done = json.loads((self.work / "pretrained" / f"{hybrid.name}_{cell.pretraining}" / "done.json").read_text())
-        path = self.work / "seconds_per_training_step.json"
-        if not path.is_file():
-            seconds = {}
-            for steps in (50, 10):
-                folder = self.work / "cost" / f"train_{steps}"
-                overrides = self._fine_tuning(cell, folder, None, steps)
-                overrides |= {"steps_per_epoch": steps, "epochs": 1, "validate#dataset#data": []}
-                seconds[steps] = self._run(["train"], folder, overrides)
-                shutil.rmtree(folder)
-            path.write_text(json.dumps((seconds[50] - seconds[10]) / 40), encoding="utf-8")
-        extra = done["cpu_seconds"] / json.loads(path.read_text())
-        return round(extra / STEPS_PER_EPOCH) * STEPS_PER_EPOCH
-
-    def _fine_tuning(self, cell: Cell, folder: Path, pretrained: str | None, steps: int) -> Overrides:
+    def _fine_tuning(self, cell: Cell, folder: Path) -> Overrides:
+        pretrained = self.pretrain(cell.arm, cell.seed) if cell.pretraining_steps else None
         return {
             **self._places(folder, "train"),
-            "train#dataset#data": self.patients.items(self.patients.labelled(cell.labels, cell.seed)),
-            "pretrained": pretrained,
+            "train#dataset#data": self.patients.labelled(cell.labels, cell.seed),
+            "pretrained": str(pretrained) if pretrained else None,
             "seed": cell.seed,
             "learning_rate": cell.learning_rate,
-            "epochs": steps // STEPS_PER_EPOCH,
+            "epochs": cell.steps // STEPS_PER_EPOCH,
             "steps_per_epoch": STEPS_PER_EPOCH,
             **(self.arms[cell.arm].train or {}),
         }
@@ -266,30 +277,36 @@ class Study:
             workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
             workflow.initialize()
             started = time.process_time()
-            workflow.run()
+            try:
+                workflow.run()
+            except SystemExit as error:
+                raise RuntimeError(f"a run was stopped, its log is {folder / configs[-1]}.log") from error
             workflow.finalize()
         return time.process_time() - started
 
 
-def scores(path: Path, patients: Sequence[str]) -> dict[str, Any]:
-    """Means of an evaluation over patients and classes, and each patient's, in the order of the ids.
+def scores(path: Path, patients: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Means of an evaluation over patients, and each patient's, in their order.
 
-    A class that is absent from a patient's truth is left out of that patient's mean.
+    A patient's figure is the mean over the cases and the classes; a class that is absent from a case's truth is left
+    out.
+
+    Args:
+        path: ``evaluation_cases.csv``.
+        patients: the cases of each.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["label_voxels"]) > 0]
+    rows = [row for row in read_rows(path) if int(row["label_voxels"]) > 0]
     found: dict[str, Any] = {}
-    for name, column, digits in (("dice", "dice", 4), ("hd95_mm", "hd95_mm", 2)):
-        values = {i: [float(r[column]) for r in rows if r["case"] == i] for i in patients}
-        means = [sum(v) / len(v) for v in values.values()]
-        found[name] = round(sum(means) / len(means), 5)
+    for name, digits in (("dice", 4), ("hd95_mm", 2)):
+        means = [fmean(float(row[name]) for row in rows if row["case"] in cases) for cases in patients.values()]
+        found[name] = round(fmean(means), 5)
         found[f"{name}_by_patient"] = ";".join(f"{mean:.{digits}f}" for mean in means)
     return found
 
 
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send what this process writes to a file; what was to be seen on the command line is not a run's log."""
+    """Send what this process writes to a file. The run must not see this script's command line."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [os.dup(number) for number in (1, 2)]

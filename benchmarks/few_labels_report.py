@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rows import read_rows
 
 __all__ = ["Difference", "difference", "read_scores", "report"]
 
 RESAMPLES = 10_000
+BUDGET = ("learning_rate", "steps", "pretraining_steps")
 REFERENCES = ("scratch", "masked_modelling")
 FIRST = (*REFERENCES, "hybridmim")
 HEADER = ("labelled patients", "arm", "seeds", "Dice", "HD95, mm", "Dice less scratch", "less plain masked modelling")
@@ -45,20 +46,29 @@ class Difference(NamedTuple):
 
 
 def read_scores(path: Path, column: str = "dice_by_patient", factor: float = 100.0) -> Scores:
-    """Cells of a CSV file of few_labels.py."""
+    """Cells of a CSV file of few_labels.py.
+
+    Raises:
+        ValueError: when an arm has cells of more than one budget or learning rate.
+    """
     found: Scores = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            values = np.array([float(value) for value in row[column].split(";")])
-            found.setdefault((row["arm"], int(row["labels"])), {})[int(row["seed"])] = values * factor
+    budgets: dict[str, list[str]] = {}
+    for row in read_rows(path):
+        budget = [row[name] for name in BUDGET]
+        if budgets.setdefault(row["arm"], budget) != budget:
+            other = budgets[row["arm"]]
+            raise ValueError(f"{row['arm']} must have one {', '.join(BUDGET)} in {path}, got {other} and {budget}")
+        values = np.array([float(value) for value in row[column].split(";")])
+        found.setdefault((row["arm"], int(row["labels"])), {})[int(row["seed"])] = values * factor
     return found
 
 
 def difference(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray], seed: int = 0) -> Difference | None:
-    """Mean difference over the seeds that both have, with a bootstrap interval over seeds and, within them, patients.
+    """Mean difference over the seeds that both have, with a 95 % bootstrap interval.
 
-    Seeds and patients are drawn with replacement, each draw of patients holding for all seeds: the same patients are
-    scored in each. Fewer than 2 common seeds give no interval, hence None.
+    Seeds and patients are each drawn with replacement; one draw of patients serves all seeds, since each seed scores
+    the same patients. Deviations are widened by sqrt(n / (n - 1)) for n seeds: resampling a few seeds understates how
+    much they vary. Fewer than 2 common seeds give no interval, hence None.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2:
@@ -70,8 +80,9 @@ def difference(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray],
         rows = random.integers(0, paired.shape[0], paired.shape[0])
         columns = random.integers(0, paired.shape[1], paired.shape[1])
         drawn[k] = paired[rows].mean(0)[columns].mean()
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return Difference(float(paired.mean()), float(low), float(high), len(seeds))
+    mean = float(paired.mean())
+    low, high = mean + (np.percentile(drawn, (2.5, 97.5)) - mean) * np.sqrt(len(seeds) / (len(seeds) - 1))
+    return Difference(mean, float(low), float(high), len(seeds))
 
 
 def report(folder: Path, titles: Mapping[str, str]) -> None:

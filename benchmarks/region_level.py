@@ -24,7 +24,6 @@ starts at 0, heads that see the mean of a sub-volume's bottleneck voxels, no aug
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
 import multiprocessing
@@ -37,9 +36,10 @@ import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet, SwinUNETR
 from monai.optimizers import WarmupCosineSchedule
-from monai.transforms import Compose
+from monai.transforms import Compose, SpatialPadd
+from rows import add_rows, read_rows
 
-from hybridmim_components.data import find_volumes, make_dataset
+from hybridmim_components.data import CountedCropByPosNegLabeld, find_volumes, make_dataset
 from hybridmim_components.data.seeded_loader import SeededLoader
 from hybridmim_components.data.splits import hold_out
 from hybridmim_components.engines import decay_groups, perception_figures, unchanged_share
@@ -63,7 +63,7 @@ DATA: dict[str, tuple[str, float, list[str] | None]] = {
     "hippocampus": ("msd_hippocampus_unet", 1.0, None),
 }
 RATES = {"unet": 0.002, "swinunetr": 0.001}
-KEY = ("dims", "data", "backbone", "variant", "seed")
+KEY = ("dims", "data", "backbone", "variant", "seed", "steps")
 BEFORE: dict[str, Any] = {"fill": "token", "value": 0.0, "heads": "mean", "augmentation": False}
 AFTER: dict[str, Any] = {}  # the bundle's own
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -80,11 +80,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fill noise": {"fill": "noise"},
     "heads mean": {"heads": "mean"},
     "ratio 0.2": {"ratio": 0.2},
-    "ratio 0.4": {"ratio": 0.4},
     "ratio 0.6": {"ratio": 0.6},
     "ratio 0.75": {"ratio": 0.75},
     "patch 8": {"patch": 8},
-    "patch 16": {"patch": 16},
     "no augmentation": {"augmentation": False},
     "no contrast": {"contrast": 0.0},
     "region level 5 times": {"region_level": 5.0},
@@ -98,7 +96,7 @@ TABLE = {
     "unchanged": "masked patches left as they were",
 }
 COLUMNS = (
-    *(*KEY, "steps", "cpu_seconds", "number_accuracy", "number_within_one"),
+    *(*KEY, "cpu_seconds", "number_accuracy", "number_within_one"),
     *("location_accuracy", "number_share", "location_share", "masked_error_share", "contrast_share", "unchanged"),
 )
 
@@ -144,18 +142,19 @@ def prepare(cell: dict[str, Any], folder: str, crop: list[int]) -> tuple[Any, An
     split = hold_out([str(image) for image in images], 0.3, seed=0)
     fixed, counts = (parser.get_parsed_content(key) for key in ("deterministic_transforms", "crop_counts"))
     drawn = parser.get_parsed_content("train#random_transforms")
+    crops = [step for step in drawn if isinstance(step, (CountedCropByPosNegLabeld, SpatialPadd))]
     augmentation = VARIANTS[cell["variant"]].get("augmentation", True)
     datasets = []
-    for ids, steps in ((split.training, drawn if augmentation else drawn[:2]), (split.validation, drawn[:2])):
+    for ids, steps in ((split.training, drawn if augmentation else crops), (split.validation, crops)):
         items = [{"image": image, "volume": number} for number, image in enumerate(images) if str(image) in ids]
         datasets.append(make_dataset(items, Compose([*fixed, counts, *steps]), "memory"))
     return datasets[0], datasets[1], parser
 
 
-def run(cell: dict[str, Any], folder: str, steps: int, batch_size: int) -> dict[str, Any]:
+def run(cell: dict[str, Any], folder: str, batch_size: int) -> dict[str, Any]:
     """Pre-train and measure one cell: a row of the table."""
     torch.set_num_threads(1)
-    variant, dims = VARIANTS[cell["variant"]], cell["dims"]
+    variant, dims, steps = VARIANTS[cell["variant"]], cell["dims"], cell["steps"]
     crop, subvolume, patch = geometry(cell["data"], cell["backbone"], dims)
     training, held_out, parser = prepare(cell, folder, crop)
     value = variant.get("value", parser["fill_value"])
@@ -188,7 +187,7 @@ def run(cell: dict[str, Any], folder: str, steps: int, batch_size: int) -> dict[
         schedule.step()
         unchanged.append(float(unchanged_share(x, outputs["masked"], mask, grid)))
         contrasts.append(float(terms["contrast"]))
-    row = {**cell, "steps": steps, "cpu_seconds": round(time.process_time() - started, 1)}
+    row = {**cell, "cpu_seconds": round(time.process_time() - started, 1)}
     late = contrasts[-max(1, steps // 10) :]
     row |= {"contrast_share": sum(late) / len(late) / guesses["contrast"], "unchanged": sum(unchanged) / steps}
     return row | measure(model.eval(), held_out, grid, ratio, guesses)
@@ -220,7 +219,7 @@ def flat(image: torch.Tensor, dims: int) -> torch.Tensor:
     return torch.as_tensor(image) if dims == 3 else torch.as_tensor(image).squeeze(-1)
 
 
-def work(job: tuple[dict[str, Any], str, int, int]) -> dict[str, Any]:
+def work(job: tuple[dict[str, Any], str, int]) -> dict[str, Any]:
     """One job of the pool."""
     return run(*job)
 
@@ -243,13 +242,15 @@ def main() -> None:
     unknown = sorted({*folders} - {*DATA} | {*variants} - {*VARIANTS})
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}")
-    done = {tuple(row[name] for name in KEY) for row in read(options.output)}
+    done = {tuple(row[name] for name in KEY) for row in read_rows(options.output)}
     cells = (
         dict(zip(KEY, key, strict=True))
-        for key in itertools.product([options.dims], folders, options.backbones, variants, range(options.seeds))
+        for key in itertools.product(
+            [options.dims], folders, options.backbones, variants, range(options.seeds), [options.steps]
+        )
     )
     jobs = [
-        (cell, folders[cell["data"]], options.steps, options.batch_size)
+        (cell, folders[cell["data"]], options.batch_size)
         for cell in sorted(cells, key=lambda cell: cell["seed"])
         if tuple(str(cell[name]) for name in KEY) not in done
     ]
@@ -258,7 +259,7 @@ def main() -> None:
         return
     with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=8) as pool:
         for row in pool.imap_unordered(work, jobs):
-            write(options.output, row)
+            add_rows(options.output, [{name: _rounded(row[name]) for name in COLUMNS}])
             print(json.dumps(row), flush=True)
     write_table(options.output)
 
@@ -266,8 +267,8 @@ def main() -> None:
 def write_table(path: Path) -> None:
     """Write the means over the seeds as a Markdown table beside the CSV file."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in read(path):
-        groups.setdefault(tuple(row[name] for name in KEY if name != "seed"), []).append(row)
+    for row in read_rows(path):
+        groups.setdefault(tuple(row[name] for name in KEY[:4]), []).append(row)
     lines = [f"| {' | '.join(('', *TABLE.values(), 'seeds'))} |", "|---" * (len(TABLE) + 2) + "|"]
     order = list(VARIANTS)
     for key, rows in sorted(groups.items(), key=lambda item: (*item[0][:3], order.index(item[0][3]))):
@@ -276,19 +277,8 @@ def write_table(path: Path) -> None:
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of the table so far."""
-    return list(csv.DictReader(path.open(encoding="utf-8", newline=""))) if path.is_file() else []
-
-
-def write(path: Path, row: dict[str, Any]) -> None:
-    """Add a row."""
-    new = not path.is_file()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow({name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()})
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

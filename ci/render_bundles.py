@@ -126,7 +126,7 @@ def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str,
         **{f"{name}_version": lock[name] for name in ("monai", "torch", "numpy")},
     }
     values.used |= {"modality", "backbone"}
-    for layer in layers.values():  # what a changed value would have used
+    for layer in layers.values():  # a value that --set replaces may name others: these count as used
         values.render({name: value for name, value in layer.items() if name in layers["changes"]})
     return values
 

@@ -190,8 +190,7 @@ def test_cases_that_nothing_has_seen_are_unseen_whatever_the_fold(
     arguments = training_arguments(tmp_path, {})
     recipe = {k: v for k, v in check_training(**arguments).items() if k != "managed"}
     model = tmp_path / "model.pt"
-    model.touch()
-    model.with_suffix(".json").write_text(json.dumps(recipe))
+    save_weights(model, NETWORK["network"], recipe, bare=True)
     renamed = {**case(tmp_path, 8, 2), "case_id": "renamed"}  # the validation case of the training
     cases = [case(tmp_path, 7, 7), renamed]
     assert check_evaluation(cases, tmp_path / "out", model, fold, **NETWORK, test_dir=test_dir) == {

@@ -135,9 +135,9 @@ def pretraining_lists(
 def _split(
     dataset: str, ids: Sequence[str], fold: int | str | Sequence[str], seed: int, label_fraction: float = 1.0
 ) -> Split:
-    endings = dataset_of(dataset).standard_validation
-    standard = [next((i for i in ids if i.endswith(ending)), ending) for ending in endings]
-    return split_cases(ids, fold, seed, label_fraction, standard)
+    known = dataset_of(dataset)
+    standard = [next((i for i in ids if i.endswith(ending)), ending) for ending in known.standard_validation]
+    return split_cases(ids, fold, seed, label_fraction, standard, known.subject_of)
 
 
 def _resolved(image: str | Sequence[str]) -> str | list[str]:

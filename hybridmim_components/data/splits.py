@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 __all__ = ["NUM_FOLDS", "Split", "hold_out", "shuffled", "split_cases"]
@@ -52,17 +52,19 @@ def split_cases(
     seed: int = 0,
     label_fraction: float = 1.0,
     standard_validation: Sequence[str] = (),
+    subject_of: Callable[[str], str] = str,
 ) -> Split:
-    """Split cases into training and validation.
+    """Split cases into training and validation, all cases of a subject on one side.
 
     Args:
         ids: all case ids.
         fold: 0..4 of a 5-fold cross-validation; ``standard``: the split that publications use, where the data set has
             one; a list of case ids to validate on; or ``all``: every case is in training and in validation.
         seed: seed of the split; independent of a run's own seed, so that repeats share their split.
-        label_fraction: share of the training cases to keep, in (0, 1], at least one; a smaller share is a subset of
+        label_fraction: share of the training subjects to keep, in (0, 1], at least one; a smaller share is a subset of
             a larger one of the same seed and fold.
         standard_validation: validation cases of the standard split; every other case is for training.
+        subject_of: the subject that a case is of; default: each case is one. Folds and fractions count subjects.
 
     Returns:
         Training and validation ids.
@@ -73,16 +75,25 @@ def split_cases(
     held_out = _held_out_by_name(ids, fold, standard_validation)
     if not 0 < label_fraction <= 1:
         raise ValueError(f"label_fraction must be in (0, 1], got {label_fraction}")
-    order = shuffled(ids, seed)
+    cases: dict[str, list[str]] = {}
+    for case in shuffled(ids, seed):
+        cases.setdefault(subject_of(case), []).append(case)
+    order = shuffled(list(cases), seed)
     if isinstance(fold, str) and fold == "all":
         training, validation = order, order
+    elif held_out is None:
+        validation = order[int(str(fold)) :: NUM_FOLDS]
+        training = [subject for number, subject in enumerate(order) if number % NUM_FOLDS != fold]
     else:
-        validation = order[int(str(fold)) :: NUM_FOLDS] if held_out is None else [i for i in order if i in held_out]
-        training = [i for i in order if i not in set(validation)]
+        validation = [subject for subject in order if held_out.intersection(cases[subject])]
+        training = [subject for subject in order if not held_out.intersection(cases[subject])]
     if not training or not validation:
-        raise ValueError(f"fold {fold} is empty with {len(order)} case(s): set fold to 0..{NUM_FOLDS - 1} or 'all'")
-    kept = training[: max(1, round(label_fraction * len(training)))]
-    return Split(kept, kept if fold == "all" else validation)
+        raise ValueError(f"fold {fold} is empty with {len(ids)} case(s): set fold to 0..{NUM_FOLDS - 1} or 'all'")
+    kept = [case for subject in training[: max(1, round(label_fraction * len(training)))] for case in cases[subject]]
+    if fold == "all":
+        return Split(kept, kept)
+    validated = [case for subject in validation for case in cases[subject]]
+    return Split(kept, validated if held_out is None else [case for case in validated if case in held_out])
 
 
 def _held_out_by_name(

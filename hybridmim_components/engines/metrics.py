@@ -34,6 +34,7 @@ from hybridmim_components.masking import expand_mask
 __all__ = ["loss_metric", "loss_of", "lower_is_better", "masked_error_metric", "term_metrics", "validation_metrics"]
 
 _ACCURACIES = ("number_accuracy", "number_within_one", "location_accuracy")
+_TINY = 1e-12  # a crop of one value is guessed without error
 _HEADS = ("number", "location", "consistency")
 
 
@@ -59,9 +60,11 @@ def term_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dict[str,
     """
     used = [name for name, weight in loss.weights.items() if weight > 0]
     metrics: dict[str, Metric] = {name: _mean(name) for name in used}
-    for name in used:
-        guess = _mean("partial_region_guess") if name == "partial_region" else guesses[name]
-        metrics[f"{name}_share"] = _mean(name) / guess
+    if "partial_region" in used:
+        metrics["partial_region_share"] = _mean("partial_region") / (_mean("partial_region_guess") + _TINY)
+    # a guess of 0 is certain: there is nothing to learn
+    known = [name for name in used if guesses.get(name, 0) > 0]
+    metrics |= {f"{name}_share": _mean(name) / guesses[name] for name in known}
     accuracies = _ACCURACIES if any(name in used for name in _HEADS) else ()
     return metrics | {name: _mean(name) for name in (*accuracies, "unchanged")}
 
@@ -77,11 +80,12 @@ def validation_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dic
     Names and meaning are those of :func:`term_metrics` with ``val_`` before them; there is no contrast, which needs
     dropout. ``val_masked_error_share`` is the masked error over that of the mean of the visible voxels.
     """
-    metrics: dict[str, Metric] = {"val_masked_error_share": _validated(_masked_error) / _validated(_guessed_error)}
+    guessed = _validated(_guessed_error) + _TINY
+    metrics: dict[str, Metric] = {"val_masked_error_share": _validated(_masked_error) / guessed}
     if not any(loss.weights[name] > 0 for name in _HEADS):
         return metrics
     for name, mean in (("number", _validated(_number)), ("location", _validated(_location))):
-        metrics |= {f"val_{name}": mean, f"val_{name}_share": mean / guesses[name]}
+        metrics |= {f"val_{name}": mean} | ({f"val_{name}_share": mean / guesses[name]} if guesses[name] > 0 else {})
     return metrics | {f"val_{name}": _validated(partial(_accuracy, name)) for name in _ACCURACIES}
 
 

@@ -67,7 +67,7 @@ def guessing(
     masked = float(mask.double().mean())
     excluded = 0 if same_volume_negatives else crops_per_volume - 1
     return {
-        "number": float(-torch.special.xlogy(prior, prior).sum()),
+        "number": abs(float(torch.special.xlogy(prior, prior).sum())),
         "location": -masked * log(masked) - (1 - masked) * log(1 - masked) if 0 < masked < 1 else 0.0,
         "consistency": float(number.double().var(correction=0)),
         "contrast": log(max(1, 2 * (batch_size - excluded) - 1)),

@@ -26,13 +26,13 @@ class MaskFill(nn.Module):
 
     A fill inside the range of the images hides the mask: air, fat and lung of a clipped CT window are exactly 0, and a
     network cannot tell a patch of them from a patch that was filled with 0. ``benchmarks/region_level.py`` compares
-    the fills.
+    the fills: whatever tissue hardly is, over a whole patch, will do.
 
     Args:
         kind: ``constant``: ``value`` everywhere; ``token``: a learned value per channel that starts at ``value``;
             ``noise``: normal noise with the mean and the standard deviation of the crop's visible voxels, per channel;
             ``zero``: 0, as in the authors' released code.
-        value: of a constant or a token, in units of the images. Choose it outside their range.
+        value: of a constant or a token, in units of the images.
         channels: channels of the images.
         spatial_dims: 2 or 3.
 
@@ -55,14 +55,17 @@ class MaskFill(nn.Module):
         if self.token is not None:
             return torch.where(hidden, self.token.to(x.dtype), x)
         if self.kind == "noise":
-            return torch.where(hidden, _noise_like_visible(x, hidden), x)
+            # the same noise at each validation, whose masks are the same too
+            generator = None if self.training else torch.Generator(x.device).manual_seed(0)
+            return torch.where(hidden, _noise_like_visible(x, hidden, generator), x)
         return x.masked_fill(hidden, self.value)
 
 
-def _noise_like_visible(x: Tensor, hidden: Tensor) -> Tensor:
-    axes = tuple(range(2, x.ndim))
-    weight = (~hidden).to(x.dtype)
+def _noise_like_visible(x: Tensor, hidden: Tensor, generator: torch.Generator | None) -> Tensor:
+    axes, values = tuple(range(2, x.ndim)), x.float()  # float16 cannot count the voxels of a crop
+    weight = (~hidden).float()
     count = weight.sum(axes, keepdim=True).clamp(min=1)
-    mean = (x * weight).sum(axes, keepdim=True) / count
-    deviation = (((x - mean) ** 2 * weight).sum(axes, keepdim=True) / count).sqrt()
-    return torch.randn_like(x) * deviation + mean
+    mean = (values * weight).sum(axes, keepdim=True) / count
+    deviation = (((values - mean) ** 2 * weight).sum(axes, keepdim=True) / count).sqrt()
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    return (noise * deviation + mean).to(x.dtype)

@@ -25,7 +25,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "few_labels_msd_hippocampus_unet"
 
 
 def cell(arm: str = "scratch", labels: int = 2, seed: int = 0) -> Cell:
-    return Cell(arm, labels, seed, 0, "test", 0.003, 400)
+    return Cell(arm, labels, seed, "test", 0.003, 400, 0 if arm == "scratch" else 900)
 
 
 def row(arm: str, labels: int, seed: int, dice: list[float]) -> dict[str, object]:
@@ -38,31 +38,39 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> Patients:
     root = tmp_path_factory.mktemp("msd")
     for part in ("imagesTr", "labelsTr"):
         (root / part).mkdir()
-        for i in range(TEST + TUNING + 30):
+        for i in range(1, 2 * (TEST + TUNING + 30) + 1):
             (root / part / f"hippocampus_{i:03d}.nii.gz").touch()
     return Patients("msd_hippocampus", str(root))
 
 
-def test_test_tuning_and_pool_are_disjoint_and_pre_training_sees_the_pool_alone(patients: Patients) -> None:
-    sets = [set(patients.test), set(patients.tuning), set(patients.pool)]
-    assert [len(s) for s in sets] == [TEST, TUNING, 30] and len(set.union(*sets)) == TEST + TUNING + 30
+def numbers(items: list[dict]) -> set[int]:
+    return {int(Path(item["image"]).name[12:15]) for item in items}
+
+
+def test_test_tuning_and_pool_share_no_head_and_pre_training_sees_the_pool_alone(patients: Patients) -> None:
+    sets = [numbers(patients.items(p)) for p in (patients.test, patients.tuning, patients.pool)]
+    assert [len(s) for s in sets] == [2 * TEST, 2 * TUNING, 60]
+    heads = [{(n + 1) // 2 for n in s} for s in sets]
+    assert not heads[0] & heads[1] and not (heads[0] | heads[1]) & heads[2]
     lists = patients.unlabelled()
-    seen = {Path(item["image"]).name[:-7] for name in ("training", "validation") for item in lists[name]}
-    assert seen == sets[2]
-    assert {Path(item["image"]).name[:-7] for item in lists["held_out"]} == sets[0] | sets[1]
+    assert numbers(lists["training"]) | numbers(lists["validation"]) == sets[2]
+    assert numbers(lists["held_out"]) == sets[0] | sets[1]
+    assert not {(n + 1) // 2 for n in numbers(lists["training"])} & {(n + 1) // 2 for n in numbers(lists["validation"])}
 
 
 def test_more_labelled_patients_contain_fewer_and_seeds_differ(patients: Patients) -> None:
-    draws = [patients.labelled(count, seed=3) for count in (1, 4, 8, 0)]
-    assert [len(d) for d in draws] == [1, 4, 8, 30] and draws[2][:4] == draws[1] and draws[1][:1] == draws[0]
-    assert set(patients.labelled(8, seed=4)) != set(draws[2]) and set(draws[3]) == set(patients.pool)
+    one, four, eight, all_of_them = (patients.labelled(count, seed=3) for count in (1, 4, 8, 0))
+    assert [len(d) for d in (one, four, eight, all_of_them)] == [1, 4, 8, 60]
+    assert eight[:4] == four and four[:1] == one
+    assert len({(n + 1) // 2 for n in numbers(eight)}) == 8, "one side of each head"
+    assert numbers(patients.labelled(8, seed=4)) != numbers(eight)
 
 
 def test_too_few_cases_are_refused(tmp_path: Path) -> None:
     for part in ("imagesTr", "labelsTr"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "hippocampus_001.nii.gz").touch()
-    with pytest.raises(ValueError, match="needs more than 100 labelled cases, got 1"):
+    with pytest.raises(ValueError, match="needs at least 104 patients with labels, got 1"):
         Patients("msd_hippocampus", str(tmp_path))
 
 
@@ -104,28 +112,37 @@ def _row(cell: Cell) -> list[dict[str, object]]:
 
 def test_learning_rates_are_those_of_the_tuning_patients(tmp_path: Path) -> None:
     class Options:
-        output = tmp_path
+        output, steps = tmp_path, 400
 
     rows = [
-        {**Cell(arm, 2, seed, 0, "tuning", rate, 400).__dict__, "dice": dice}
+        {**Cell(arm, 2, seed, "tuning", rate, 400, 0).__dict__, "dice": dice}
         for arm, best in (("scratch", few_labels.RATES[0]), ("hybridmim", few_labels.RATES[-1]))
         for rate in few_labels.RATES
-        for seed, dice in zip(few_labels.TUNING_SEEDS, (0.7, 0.5 + 0.1 * (rate == best)), strict=False)
+        for seed, dice in zip(few_labels.TUNING_SEEDS, (0.7, 0.5 + 0.1 * (rate == best), 0.6), strict=True)
     ]
     few_labels.add_rows(tmp_path / "tuning.csv", rows)
     rates = few_labels.chosen_rates(Options, ["scratch", "hybridmim", "no_contrast", "scratch_longer"])
     assert rates["scratch"] == rates["scratch_longer"] == few_labels.RATES[0]
     assert rates["hybridmim"] == rates["no_contrast"] == few_labels.RATES[-1]
+    Options.steps = 800  # rates were tuned for another budget
     with pytest.raises(SystemExit, match="tune scratch first"):
-        (tmp_path / "tuning.csv").unlink()
         few_labels.chosen_rates(Options, ["scratch"])
 
 
 def test_scores_leave_out_classes_that_a_patient_does_not_have(tmp_path: Path) -> None:
     path = tmp_path / "cases.csv"
     path.write_text("case,class,dice,hd95_mm,label_voxels\na,x,0.5,2,10\na,y,1,0,0\nb,x,0.9,1,5\nb,y,0.7,3,5\n")
-    found = scores(path, ["b", "a"])
+    found = scores(path, {"b": ["b"], "a": ["a"]})
     assert found["dice_by_patient"] == "0.8000;0.5000" and found["dice"] == 0.65 and found["hd95_mm"] == 2.0
+    assert scores(path, {"both sides": ["a", "b"]})["dice_by_patient"] == "0.7000"
+
+
+def test_cells_of_two_budgets_are_not_put_into_one_table(tmp_path: Path) -> None:
+    few_labels.add_rows(
+        tmp_path / "cells.csv", [row("hybridmim", 1, s, [0.5, 0.6]) | {"steps": 400 * s} for s in (1, 2)]
+    )
+    with pytest.raises(ValueError, match="hybridmim must have one learning_rate, steps, pretraining_steps"):
+        read_scores(tmp_path / "cells.csv")
 
 
 def test_table_and_plot(tmp_path: Path) -> None:

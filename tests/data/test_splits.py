@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybridmim_components.data import DATASETS
 from hybridmim_components.data.splits import NUM_FOLDS, hold_out, split_cases
 
 IDS = [f"case_{i}" for i in range(41)]
@@ -108,3 +109,19 @@ def test_a_fold_may_name_its_cases() -> None:
         split_cases(["a", "b"], [])
     with pytest.raises(ValueError, match="is empty with 2"):
         split_cases(["a", "b"], ["a", "b"])
+
+
+def test_all_cases_of_a_subject_are_on_one_side() -> None:
+    subject_of = DATASETS["msd_hippocampus"].subject_of
+    ids = [f"hippocampus_{i:03d}" for i in range(1, 61) if i % 7]
+    assert subject_of("hippocampus_001") == subject_of("hippocampus_002") != subject_of("hippocampus_003")
+    folds = [split_cases(ids, fold, subject_of=subject_of) for fold in range(NUM_FOLDS)]
+    for split in folds:
+        assert sorted(split.training + split.validation) == sorted(ids)
+        assert not {subject_of(i) for i in split.training} & {subject_of(i) for i in split.validation}
+    assert sorted(i for split in folds for i in split.validation) == sorted(ids)
+    few = split_cases(ids, 0, label_fraction=0.1, subject_of=subject_of).training
+    assert few == folds[0].training[: len(few)] and len({subject_of(i) for i in few}) == 2
+    # the other side of a case that is held out by name is on neither side
+    named = split_cases(ids, ["hippocampus_001"], subject_of=subject_of)
+    assert named.validation == ["hippocampus_001"] and "hippocampus_002" not in named.training

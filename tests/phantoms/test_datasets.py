@@ -276,7 +276,7 @@ def test_write_phantoms_of_the_spleen_are_those_of_its_own_functions(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataset": "kits"}, r"dataset must be one of \('brats2020', 'btcv', 'msd_liver', 'msd_spleen'\), got 'kits'"),
+        ({"dataset": "kits"}, r"dataset must be one of \('brats2020', 'btcv', .*'msd_spleen'\), got 'kits'"),
         ({"dataset": "btcv", "num_training": 31}, "num_training must be an integer from 2 to 30, got 31"),
         ({"dataset": "btcv", "num_training": 1}, "num_training must be an integer from 2 to 30, got 1"),
         ({"dataset": "btcv", "num_test": 21}, "num_test must be an integer from 0 to 20, got 21"),

@@ -105,6 +105,8 @@ def plain() -> Callable[..., Any]:
         parser.read_config(str(BUNDLES / f"hybridmim_{bundle}_segmentation" / "configs" / "pretrain.json"))
         for name, value in {**settings, "roi_size": roi_size}.items():
             parser[name] = list(value)
+        # crops and pads alone: what comes after them is random
+        parser["train#random_transforms"] = parser["train#random_transforms"][:2]
         return parser.get_parsed_content(part)
 
     return parsed

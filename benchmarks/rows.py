@@ -1,0 +1,44 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Rows of a CSV file, added one by one while a benchmark runs: a kill at any instant leaves whole rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hybridmim_components.files import write_text
+
+__all__ = ["add_rows", "read_rows"]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file, none where there is none; an unfinished last line does not count."""
+    return list(csv.DictReader(io.StringIO(_whole_lines(path))))
+
+
+def add_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows, whose columns are those of the first, to a CSV file, atomically."""
+    text, before = io.StringIO(), _whole_lines(path)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    if not before:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, before + text.getvalue())
+
+
+def _whole_lines(path: Path) -> str:
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return text[: text.rfind("\n") + 1]
