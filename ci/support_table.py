@@ -11,7 +11,7 @@
 
 r"""Try exported bundles where their users have them, and write down what worked: docs/support.md.
 
-    python ci/support_table.py                                        # all eight, about half an hour on two cores
+    python ci/support_table.py                                        # all, about half an hour on two cores
     python ci/support_table.py --bundles btcv_unet --output my.md     # one
 
 Each bundle is rendered with a small network, exported by ci/export_bundle.py, and then used without the package: the
@@ -221,7 +221,7 @@ def _monailabel() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--bundles", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="default: all eight")
+    parser.add_argument("--bundles", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="default: all")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "support.md", help="file to write")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

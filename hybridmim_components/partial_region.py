@@ -91,7 +91,7 @@ def choose_region(
 ) -> Region:
     """Choose where the partial region of one training step lies, for the whole batch.
 
-    The region spans ``(2 n + 2) // 3`` of n sub-volumes per axis, 2 of 3 at the paper's grid.
+    The region spans ``(2 n + 2) // 3`` of n sub-volumes per axis, 2 of 3 at the paper's grid; 1 and 2 stay whole.
 
     Args:
         grid: the crop's grid.

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Exported bundles where the package is not installed: the zoo's checks on all eight, and several in one process."""
+"""Exported bundles where the package is not installed: the zoo's checks on all of them, and several in one process."""
 
 from __future__ import annotations
 
