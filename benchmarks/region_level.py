@@ -24,7 +24,6 @@ starts at 0, heads that see the mean of a sub-volume's bottleneck voxels, no aug
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import statistics
@@ -63,7 +62,8 @@ DATA: dict[str, tuple[str, float, list[str] | None]] = {
     "hippocampus": ("msd_hippocampus_unet", 1.0, None),
 }
 RATES = {"unet": 0.002, "swinunetr": 0.001}
-KEY = ("dims", "data", "backbone", "variant", "seed", "steps")
+WIDTHS = {"small": ((8, 8, 16, 32, 64, 8), 12, (1, 1, 1, 1)), "bundle": ((64, 64, 128, 256, 512, 64), 48, (2, 2, 2, 2))}
+KEY = ("dims", "data", "backbone", "width", "learning_rate", "steps", "variant", "seed")
 BEFORE: dict[str, Any] = {"fill": "token", "value": 0.0, "heads": "mean", "augmentation": False}
 AFTER: dict[str, Any] = {}  # the bundle's own
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -122,11 +122,13 @@ def geometry(data: str, backbone: str, dims: int) -> tuple[list[int], int, int]:
     return ([96, 96] if dims == 2 else [64, 64, 32]), 32, 16
 
 
-def network_of(backbone: str, dims: int, channels: int) -> torch.nn.Module:
-    """A small network, as the quickstart's."""
-    if backbone == "unet":
-        return BasicUNet(spatial_dims=dims, in_channels=channels, features=(8, 8, 16, 32, 64, 8), dropout=0.1)
-    return SwinUNETR(channels, 2, feature_size=12, depths=(1, 1, 1, 1), drop_rate=0.1, spatial_dims=dims)
+def network_of(cell: dict[str, Any], channels: int) -> torch.nn.Module:
+    """A network of the quickstart's width or of the bundles'."""
+    features, feature_size, depths = WIDTHS[cell["width"]]
+    if cell["backbone"] == "unet":
+        return BasicUNet(spatial_dims=cell["dims"], in_channels=channels, features=features, dropout=0.1)
+    options = {"feature_size": feature_size, "depths": depths, "drop_rate": 0.1, "spatial_dims": cell["dims"]}
+    return SwinUNETR(channels, 2, **options)
 
 
 def prepare(cell: dict[str, Any], folder: str, crop: list[int]) -> tuple[Any, Any, ConfigParser]:
@@ -162,7 +164,7 @@ def run(cell: dict[str, Any], folder: str, batch_size: int) -> dict[str, Any]:
     torch.manual_seed(cell["seed"])
     channels = len(DATA[cell["data"]][2] or "1")
     model = {"mean": MeanHeads, "place": HybridMIM}[variant.get("heads", "place")](
-        network_of(cell["backbone"], dims, channels),
+        network_of(cell, channels),
         grid,
         mask_fill=variant.get("fill", parser["mask_fill"]),
         fill_value=parser["fill_value"] * variant["times"] if "times" in variant else value,
@@ -172,7 +174,7 @@ def run(cell: dict[str, Any], folder: str, batch_size: int) -> dict[str, Any]:
     weight = parser["number_weight"] * variant.get("region_level", 1.0)
     contrast = variant.get("contrast", parser["contrast_weight"])
     loss = HybridMIMLoss(1.0, weight, weight, weight / 10, contrast, same_volume_negatives=True)
-    optimizer = torch.optim.AdamW(decay_groups(model, 1e-3), lr=RATES[cell["backbone"]])
+    optimizer = torch.optim.AdamW(decay_groups(model, 1e-3), lr=cell["learning_rate"])
     schedule = WarmupCosineSchedule(optimizer, steps // 10, steps)
     guesses = guessing(grid, ratio, "hierarchical", batch_size, same_volume_negatives=True)
     started, unchanged, contrasts = time.process_time(), [], []
@@ -231,8 +233,10 @@ def main() -> None:
     parser.add_argument("--dims", type=int, default=2, choices=(2, 3))
     parser.add_argument("--variants", nargs="+", help=f"default: all in 2D, {' and '.join(IN_3D)} in 3D")
     parser.add_argument("--backbones", nargs="+", default=["unet", "swinunetr"], choices=["unet", "swinunetr"])
+    parser.add_argument("--width", default="small", choices=list(WIDTHS))
+    parser.add_argument("--learning_rate", type=float, help=f"default: {RATES}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "region_level.csv")
@@ -243,15 +247,20 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}")
     done = {tuple(row[name] for name in KEY) for row in read_rows(options.output)}
-    cells = (
-        dict(zip(KEY, key, strict=True))
-        for key in itertools.product(
-            [options.dims], folders, options.backbones, variants, range(options.seeds), [options.steps]
-        )
-    )
+    cells = [
+        {
+            **{"dims": options.dims, "data": data, "backbone": backbone, "width": options.width},
+            **{"learning_rate": options.learning_rate or RATES[backbone], "steps": options.steps},
+            **{"variant": variant, "seed": seed},
+        }
+        for seed in range(options.seeds)
+        for data in folders
+        for backbone in options.backbones
+        for variant in variants
+    ]
     jobs = [
         (cell, folders[cell["data"]], options.batch_size)
-        for cell in sorted(cells, key=lambda cell: cell["seed"])
+        for cell in cells
         if tuple(str(cell[name]) for name in KEY) not in done
     ]
     if not jobs:
@@ -268,12 +277,14 @@ def write_table(path: Path) -> None:
     """Write the means over the seeds as a Markdown table beside the CSV file."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in read_rows(path):
-        groups.setdefault(tuple(row[name] for name in KEY[:4]), []).append(row)
+        groups.setdefault(tuple(row[name] for name in KEY[:-1]), []).append(row)
     lines = [f"| {' | '.join(('', *TABLE.values(), 'seeds'))} |", "|---" * (len(TABLE) + 2) + "|"]
     order = list(VARIANTS)
-    for key, rows in sorted(groups.items(), key=lambda item: (*item[0][:3], order.index(item[0][3]))):
+    for key, rows in sorted(groups.items(), key=lambda item: (*item[0][:-1], order.index(item[0][-1]))):
+        dims, data, backbone, width, rate, steps, variant = key
         means = [f"{statistics.mean(float(row[name]) for row in rows):.3f}" for name in TABLE]
-        lines.append(f"| {key[0]}D {key[1]}, {key[2]}: {key[3]} | {' | '.join(means)} | {len(rows)} |")
+        what = f"{dims}D {data}, {backbone} ({width}, {rate}, {steps} steps): {variant}"
+        lines.append(f"| {what} | {' | '.join(means)} | {len(rows)} |")
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
