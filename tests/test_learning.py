@@ -90,7 +90,8 @@ def learn(backbone: str, weights: dict[str, float] | None = None, **settings: An
     build, steps, learning_rate = BACKBONES[backbone]
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    model = HybridMIM(build(), GRID, **settings)
+    # twice as far off as in the bundles: like the weights, so that all terms learn in few steps
+    model = HybridMIM(build(), GRID, **{"fill_value": -1.0, **settings})
     loss = HybridMIMLoss(**{**WEIGHTS, **(weights or {})})
     optimizer = torch.optim.AdamW(decay_groups(model, 1e-3), lr=learning_rate)
     schedule = WarmupCosineSchedule(optimizer, steps // 10, steps)
@@ -134,7 +135,7 @@ def missed(shares: dict[str, float]) -> set[str]:
 def test_the_crops_are_like_clipped_ct() -> None:
     """Most of what this file says hangs on large areas of exactly 0."""
     image = crops(HELD_OUT, seed=2)
-    assert image.min() == 0 and image.max() == 1 and 0.4 < float((image == 0).float().mean()) < 0.7
+    assert image.min() == 0 and image.max() == 1 and 0.4 < float((image == 0).float().mean()) < 0.8
     mask = sample_mask(GRID, HELD_OUT, RATIO, STRATEGY, torch.Generator().manual_seed(2))
     hidden = image.masked_fill(expand_mask(mask, GRID), 0)
     assert 0.2 < float(unchanged_share(image, hidden, mask, GRID)) < 0.5
