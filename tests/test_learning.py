@@ -48,7 +48,7 @@ RATIO, STRATEGY, BATCH, HELD_OUT = 0.4, "hierarchical", 4, 32
 # the contrast and the heads weigh more than in the bundles, so that they learn in few steps
 WEIGHTS = {"number_weight": 0.2, "location_weight": 0.2, "contrast_weight": 0.5}
 BACKBONES: dict[str, tuple[Callable[[], torch.nn.Module], int, float]] = {
-    "unet": (lambda: BasicUNet(spatial_dims=2, features=(8, 8, 16, 32, 64, 8), dropout=0.1), 220, 0.004),
+    "unet": (lambda: BasicUNet(spatial_dims=2, features=(8, 8, 16, 32, 64, 8), dropout=0.1), 360, 0.004),
     "swinunetr": (
         lambda: SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), drop_rate=0.1, spatial_dims=2),
         100,
@@ -73,7 +73,7 @@ def crops(count: int, seed: int) -> Tensor:
         middle, radius = (draw(-centre, centre), draw(-centre, centre)), (draw(small, large), draw(small, large))
         return ((y - middle[0]) / radius[0]) ** 2 + ((x - middle[1]) / radius[1]) ** 2 < 1
 
-    body = ellipse(0.3, 0.7, 0.9)
+    body = ellipse(0.25, 0.75, 0.95)
     image = torch.where(body, draw(-0.2, 0.2), -1.0)
     for _ in range(6):
         image = torch.where(ellipse(0.8, 0.15, 0.5) & body, draw(-0.3, 1.0), image)
@@ -81,17 +81,25 @@ def crops(count: int, seed: int) -> Tensor:
     return (image + 0.05 * torch.randn(image.shape, generator=generator)).clamp(0, 1)
 
 
-def learn(backbone: str, weights: dict[str, float] | None = None, **settings: Any) -> dict[str, float]:
+def learn(
+    backbone: str, weights: dict[str, float] | None = None, steps: int | None = None, **settings: Any
+) -> dict[str, float]:
     """Pre-train a small network as the bundles do.
+
+    Args:
+        backbone: which of :data:`BACKBONES`.
+        weights: of losses, where they are not those of this file.
+        steps: default: those of the backbone.
+        settings: of the model.
 
     Returns:
         Each term on held-out crops, whatever its weight was, over what guessing gives.
     """
-    build, steps, learning_rate = BACKBONES[backbone]
+    build, usual, learning_rate = BACKBONES[backbone]
+    steps = steps or usual
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    # twice as far off as in the bundles: like the weights, so that all terms learn in few steps
-    model = HybridMIM(build(), GRID, **{"fill_value": -1.0, **settings})
+    model = HybridMIM(build(), GRID, **settings)
     loss = HybridMIMLoss(**{**WEIGHTS, **(weights or {})})
     optimizer = torch.optim.AdamW(decay_groups(model, 1e-3), lr=learning_rate)
     schedule = WarmupCosineSchedule(optimizer, steps // 10, steps)
@@ -135,7 +143,7 @@ def missed(shares: dict[str, float]) -> set[str]:
 def test_the_crops_are_like_clipped_ct() -> None:
     """Most of what this file says hangs on large areas of exactly 0."""
     image = crops(HELD_OUT, seed=2)
-    assert image.min() == 0 and image.max() == 1 and 0.4 < float((image == 0).float().mean()) < 0.8
+    assert image.min() == 0 and image.max() == 1 and 0.4 < float((image == 0).float().mean()) < 0.7
     mask = sample_mask(GRID, HELD_OUT, RATIO, STRATEGY, torch.Generator().manual_seed(2))
     hidden = image.masked_fill(expand_mask(mask, GRID), 0)
     assert 0.2 < float(unchanged_share(image, hidden, mask, GRID)) < 0.5
@@ -163,15 +171,18 @@ def test_the_consistency_teaches_a_head_that_has_no_loss_of_its_own() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [{"mask_fill": "zero"}, {"mask_fill": "token", "fill_value": 0.0}],
-    ids=["as released", "a token that starts there"],
-)
-def test_a_fill_within_the_range_of_the_images_hides_the_mask(settings: dict[str, Any]) -> None:
-    """A masked patch of air looks like any other; a token leaves the range too slowly."""
-    shares = learn("unet", **settings)
-    assert "location" in missed(shares), shares
+def test_a_fill_within_the_range_of_the_images_hides_the_mask() -> None:
+    """The fill of the released code: a masked patch of air looks like any other."""
+    shares = learn("unet", mask_fill="zero")
+    assert {"number", "location"} <= missed(shares), shares
+
+
+@pytest.mark.slow
+def test_a_token_that_starts_at_0_leaves_the_range_too_slowly() -> None:
+    """It learns in the end; the constant has learned where it has not."""
+    token, constant = (learn("unet", steps=220, **s) for s in ({"mask_fill": "token", "fill_value": 0.0}, {}))
+    assert "location" in missed(token) and token["number"] > constant["number"], (token, constant)
+    assert not {"number", "location"} & missed(constant), constant
 
 
 @pytest.mark.slow
