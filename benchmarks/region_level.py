@@ -28,6 +28,7 @@ import json
 import multiprocessing
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 IN_3D = ("before", "after")
 TABLE = {
     "number_accuracy": "number right",
+    "number_guess": "by guessing",
     "number_within_one": "at most one off",
+    "within_one_guess": "by guessing",
     "location_accuracy": "location, balanced accuracy",
     "masked_error_share": "masked error, share of guessing",
     "unchanged": "masked patches left as they were",
 }
 COLUMNS = (
-    *(*KEY, "cpu_seconds", "number_accuracy", "number_within_one"),
+    *(*KEY, "cpu_seconds", "number_accuracy", "number_within_one", "number_guess", "within_one_guess"),
     *("location_accuracy", "number_share", "location_share", "masked_error_share", "contrast_share", "unchanged"),
 )
 
@@ -190,6 +193,7 @@ def run(cell: dict[str, Any], folder: str, batch_size: int) -> dict[str, Any]:
         unchanged.append(float(unchanged_share(x, outputs["masked"], mask, grid)))
         contrasts.append(float(terms["contrast"]))
     row = {**cell, "cpu_seconds": round(time.process_time() - started, 1)}
+    row |= {"number_guess": guesses["number_accuracy"], "within_one_guess": guesses["number_within_one"]}
     late = contrasts[-max(1, steps // 10) :]
     row |= {"contrast_share": sum(late) / len(late) / guesses["contrast"], "unchanged": sum(unchanged) / steps}
     return row | measure(model.eval(), held_out, grid, ratio, guesses)
@@ -219,11 +223,6 @@ def measure(
 def flat(image: torch.Tensor, dims: int) -> torch.Tensor:
     """Crops (B, C, *crop), in 2D without the axis of one voxel."""
     return torch.as_tensor(image) if dims == 3 else torch.as_tensor(image).squeeze(-1)
-
-
-def work(job: tuple[dict[str, Any], str, int]) -> dict[str, Any]:
-    """One job of the pool."""
-    return run(*job)
 
 
 def main() -> None:
@@ -263,11 +262,10 @@ def main() -> None:
         for cell in cells
         if tuple(str(cell[name]) for name in KEY) not in done
     ]
-    if not jobs:
-        write_table(options.output)
-        return
-    with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=8) as pool:
-        for row in pool.imap_unordered(work, jobs):
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=context, max_tasks_per_child=8) as pool:
+        for future in as_completed([pool.submit(run, *job) for job in jobs]):
+            row = future.result()
             add_rows(options.output, [{name: _rounded(row[name]) for name in COLUMNS}])
             print(json.dumps(row), flush=True)
     write_table(options.output)

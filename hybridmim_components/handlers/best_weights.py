@@ -39,22 +39,13 @@ class BestWeights:
         path: target file.
         recipe: plain data saved with the weights, see :func:`.weights.save_weights`; epoch and metric are added.
         bare: write a bare state dict and the recipe beside it.
-        last_path: file of the last weights, see :class:`LastWeights`; None: they are not kept.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        path: str | Path,
-        recipe: Mapping[str, Any],
-        bare: bool = False,
-        last_path: str | Path | None = None,
-    ) -> None:
+    def __init__(self, network: nn.Module, path: str | Path, recipe: Mapping[str, Any], bare: bool = False) -> None:
         self.network = network
         self.path = Path(path)
         self.recipe = recipe
         self.bare = bare
-        self.last_path = Path(last_path) if last_path is not None else None
         self.saved = False
         self.evaluator: Any = None
 
@@ -87,29 +78,26 @@ class BestWeights:
         self.save({"best": best})
         logger.info("Saved %s (%s %.4f, epoch %d)", self.path, best["metric"], best["value"], best["epoch"])
 
-    def save(self, remarks: Mapping[str, Any], path: Path | None = None) -> None:
-        """Save the weights as they are, with further entries for the recipe.
-
-        Args:
-            remarks: the entries.
-            path: another file than that of the best weights.
-        """
-        save_weights(path or self.path, self.network, {**self.recipe, **remarks}, self.bare)
-        self.saved = self.saved or path is None
+    def save(self, remarks: Mapping[str, Any]) -> None:
+        """Save the weights as they are, with further entries for the recipe."""
+        save_weights(self.path, self.network, {**self.recipe, **remarks}, self.bare)
+        self.saved = True
 
 
 class LastWeights:
-    """Save the last weights of a run, beside the best or, where nothing was validated, in their place.
+    """Save the last weights of a run: in a file of their own, and in the place of the best where none were saved.
 
     Attach it to the trainer, after the validation. A validation of few volumes chooses by chance which weights are the
     best; the last ones are those of the whole schedule.
 
     Args:
-        best_weights: the handler that saves, and knows the file.
+        best_weights: the handler that saves the best.
+        path: file of the last weights; None: they have none.
     """
 
-    def __init__(self, best_weights: BestWeights) -> None:
+    def __init__(self, best_weights: BestWeights, path: str | Path | None = None) -> None:
         self.best_weights = best_weights
+        self.path = path
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -120,8 +108,8 @@ class LastWeights:
         if idist.get_rank() != 0:
             return
         best, remarks = self.best_weights, {"last": {"epoch": int(engine.state.epoch)}}
-        if best.last_path is not None:
-            best.save(remarks, best.last_path)
+        if self.path is not None:
+            save_weights(self.path, best.network, {**best.recipe, **remarks}, best.bare)
         if not best.saved:
             best.save(remarks)
             logger.warning("Nothing was validated: saved the last weights as %s", best.path)

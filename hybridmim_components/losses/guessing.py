@@ -25,7 +25,8 @@ from hybridmim_components.partial_region import Region
 
 __all__ = ["guessing", "visible_mean_error"]
 
-_PATCHES = 2**20  # that are drawn; for masks of 27 x 8 patches the number's entropy is then known to 0.004
+_PATCHES = 2**20
+"""Number of patches to draw; for masks of 27 x 8 patches it gives the number's entropy to 0.004."""
 
 
 def guessing(
@@ -64,11 +65,11 @@ def guessing(
     mask = sample_mask(grid, samples, mask_ratio, mask_strategy, generator)
     number = mask.sum(-1).flatten()
     prior = torch.bincount(number, minlength=grid.num_patches + 1).double() / len(number)
-    masked = float(mask.double().mean())
+    masked = mask.double().mean()
     excluded = 0 if same_volume_negatives else crops_per_volume - 1
     return {
-        "number": abs(float(torch.special.xlogy(prior, prior).sum())),
-        "location": -masked * log(masked) - (1 - masked) * log(1 - masked) if 0 < masked < 1 else 0.0,
+        "number": float(torch.special.entr(prior).sum()),
+        "location": float(torch.special.entr(torch.stack([masked, 1 - masked])).sum()),
         "consistency": float(number.double().var(correction=0)),
         "contrast": log(max(1, 2 * (batch_size - excluded) - 1)),
         "number_accuracy": float(prior.max()),

@@ -46,7 +46,11 @@ def test_epochs_of_the_trainer_set_the_schedule(spleen, step: str, phantoms: Cal
 
 @pytest.mark.parametrize("step", ["pretrain", "train"])
 def test_accumulated_gradients_cost_batches_and_no_steps(spleen, step: str, phantoms: Callable) -> None:
-    assert steps_of(parsed(spleen, step, phantoms, steps_per_epoch=5, accumulation_steps=3)) == (15, 30, 10)
+    parser = parsed(spleen, step, phantoms, steps_per_epoch=5, accumulation_steps=3)
+    assert steps_of(parser) == (15, 30, 10)
+    settings = {"steps_per_epoch": 500, "warmup_steps": 7}
+    once, thrice = (parsed(spleen, step, phantoms, accumulation_steps=n, **settings) for n in (1, 3))
+    assert [p.get_parsed_content("lr_scheduler").warmup_steps for p in (once, thrice)] == [7, 21]
 
 
 def test_a_part_of_the_labels_trains_as_long_as_all(spleen, phantoms: Callable) -> None:

@@ -33,7 +33,7 @@ def run(folder: Path, errors: list[float], last: bool = True, interval: int = 1)
     """Train a single weight that is the number of the epoch; ``errors`` is what each epoch's validation finds."""
     network = nn.Linear(1, 1, bias=False)
     paths = folder / "model.pt", folder / "last.pt"
-    best = BestWeights(network, paths[0], {"seed": 3}, last_path=paths[1] if last else None)
+    best = BestWeights(network, paths[0], {"seed": 3})
     evaluator = SupervisedEvaluator(
         device="cpu",
         val_data_loader=[{"image": torch.ones(1, 1), "label": torch.zeros(1, 1)}],
@@ -46,7 +46,7 @@ def run(folder: Path, errors: list[float], last: bool = True, interval: int = 1)
     trainer = Engine(lambda engine, batch: network.weight.data.fill_(engine.state.epoch))
     if errors:
         IntervalAndFinalValidation(interval, evaluator).attach(trainer)
-    LastWeights(best).attach(trainer)
+    LastWeights(best, paths[1] if last else None).attach(trainer)
     trainer.run([0], max_epochs=EPOCHS)
     return paths
 
@@ -78,21 +78,11 @@ def test_without_a_validation_the_last_weights_take_the_place_of_the_best(
     assert read_weights(best)[1]["last"] == {"epoch": EPOCHS}
 
 
-def test_saving_the_last_weights_does_not_count_as_a_validation(tmp_path: Path) -> None:
-    """Else a run that was stopped and went on would take the last weights for the best."""
-    network = nn.Linear(1, 1)
-    best = BestWeights(network, tmp_path / "model.pt", {}, last_path=tmp_path / "last.pt")
-    best.save({}, tmp_path / "last.pt")
-    assert not best.saved
-    best.save({})
-    assert best.saved
-
-
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
-    best = BestWeights(nn.Linear(1, 1), tmp_path / "model.pt", {}, last_path=tmp_path / "last.pt")
+    best = BestWeights(nn.Linear(1, 1), tmp_path / "model.pt", {})
     trainer = Engine(lambda engine, batch: None)
-    LastWeights(best).attach(trainer)
+    LastWeights(best, tmp_path / "last.pt").attach(trainer)
     assert trainer.has_event_handler(best, Events.COMPLETED) is False
     trainer.run([0], max_epochs=1)
     assert not list(tmp_path.iterdir())
