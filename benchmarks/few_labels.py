@@ -38,7 +38,7 @@ import itertools
 import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -55,25 +55,21 @@ TUNING_SEEDS = (100, 101, 102)
 _study: Study
 
 
-def table_cells(arms: Sequence[str], options: argparse.Namespace, study: Study, scored: str) -> list[Cell]:
-    """Cells of the table, seed by seed, so that a part of them is a fair table too."""
-    rates = chosen_rates(options, arms)
-    of_each = itertools.product(range(options.seeds), options.labels, arms)
-    return [cell_of(arm, count, seed, scored, rates[arm], options, study) for seed, count, arm in of_each]
+def cells_of_seed(seed: int, rates: Mapping[str, float], options: argparse.Namespace, scored: str) -> list[Cell]:
+    """Cells of the table that share a seed."""
+    of_each = itertools.product(options.labels, options.arms)
+    return [cell_of(arm, count, seed, scored, rates[arm], options.steps) for count, arm in of_each]
 
 
-def tuning_cells(arms: Sequence[str], options: argparse.Namespace, study: Study) -> list[Cell]:
+def tuning_cells(options: argparse.Namespace) -> list[Cell]:
     """Cells that choose each arm's learning rate: 2 labelled patients, seeds that the table does not use."""
-    of_each = itertools.product(TUNING_SEEDS, RATES, arms)
-    return [cell_of(arm, 2, seed, "tuning", rate, options, study) for seed, rate, arm in of_each]
+    of_each = itertools.product(TUNING_SEEDS, RATES, options.arms)
+    return [cell_of(arm, 2, seed, "tuning", rate, options.steps) for seed, rate, arm in of_each]
 
 
-def cell_of(
-    arm: str, labels: int, seed: int, scored: str, rate: float, options: argparse.Namespace, study: Study
-) -> Cell:
+def cell_of(arm: str, labels: int, seed: int, scored: str, rate: float, steps: int) -> Cell:
     """A cell with the budgets of its arm."""
-    steps = study.fine_tuning_steps(arm, options.steps)
-    return Cell(arm, labels, seed, scored, rate, steps, study.pretraining_steps(arm))
+    return Cell(arm, labels, seed, scored, rate, _study.fine_tuning_steps(arm, steps), _study.pretraining_steps(arm))
 
 
 def chosen_rates(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, float]:
@@ -99,12 +95,15 @@ def chosen_rates(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, 
     return best
 
 
-def run_cells(cells: Sequence[Cell], path: Path, do: Callable[[Cell], list[dict[str, Any]]], processes: int) -> None:
+def run_cells(
+    cells: Sequence[Cell], path: Path, do: Callable[[Cell], list[dict[str, Any]]], processes: int, what: str
+) -> None:
     """Compute the cells that the file has not, and add a row, or several, as each ends."""
     names = list(Cell.__dataclass_fields__)
     done = {tuple(row[name] for name in names) for row in read_rows(path)}
     left = [cell for cell in cells if cell.key not in done]
-    with pool(processes) as executor, tqdm(total=len(cells), initial=len(cells) - len(left), unit="cell") as bar:
+    bar = tqdm(total=len(cells), initial=len(cells) - len(left), unit="cell", desc=what)
+    with pool(processes) as executor, bar:
         for future in as_completed([executor.submit(do, cell) for cell in left]):
             add_rows(path, future.result())
             bar.update()
@@ -132,11 +131,15 @@ def _measure(arm: str) -> None:
     _study.measure(arm)
 
 
-def prepare(arms: Sequence[str], processes: int, seeds: Iterable[int]) -> None:
-    """Measure what a step of each arm costs, one after the other, and pre-train what is missing, side by side."""
+def measure(arms: Sequence[str]) -> None:
+    """Measure what a step of each arm costs, one after the other."""
     for arm in arms:
         with pool(1) as executor:
             executor.submit(_measure, arm).result()
+
+
+def pretrain(arms: Sequence[str], processes: int, seeds: Iterable[int]) -> None:
+    """Pre-train what is missing, side by side."""
     jobs = [(arm, seed) for seed in seeds for arm in arms if _study.arms[arm].pretrain is not None]
     with pool(processes) as executor:
         for arm, seed in executor.map(_pretrain, jobs):
@@ -171,18 +174,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     work, costs = options.work.resolve(), options.output / "seconds_per_step.json"
     _study = Study(options.bundle, options.dataset_dir, work, costs, options.pretraining_minutes)
-    tuning = options.command == "tune"
-    prepare(options.arms, options.processes, TUNING_SEEDS if tuning else range(options.seeds))
-    if tuning:
-        run_cells(tuning_cells(options.arms, options, _study), options.output / "tuning.csv", _score, options.processes)
+    if options.command == "tune":
+        measure(options.arms)
+        pretrain(options.arms, options.processes, TUNING_SEEDS)
+        run_cells(tuning_cells(options), options.output / "tuning.csv", _score, options.processes, "tuning")
         print("few_labels: chosen learning rates:", chosen_rates(options, options.arms))
-    elif options.command == "run":
-        cells = table_cells(options.arms, options, _study, "test")
-        run_cells(cells, options.output / "cells.csv", _score, options.processes)
-        report(options.output, titles)
-    else:
-        cells = table_cells(options.arms, options, _study, "tuning")
-        run_cells(cells, options.output / "curves.csv", _curve, options.processes)
+        return
+    rates = chosen_rates(options, options.arms)
+    measure(options.arms)
+    table = options.command == "run"
+    path, do, scored = ("cells.csv", _score, "test") if table else ("curves.csv", _curve, "tuning")
+    for seed in range(options.seeds):  # seed by seed, so that a part of the table is fair, too
+        pretrain(options.arms, options.processes, [seed])
+        cells = cells_of_seed(seed, rates, options, scored)
+        run_cells(cells, options.output / path, do, options.processes, f"seed {seed + 1} of {options.seeds}")
+        if table:
+            report(options.output, titles)
 
 
 if __name__ == "__main__":

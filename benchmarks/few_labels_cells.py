@@ -227,18 +227,19 @@ class Study:
         shutil.rmtree(folder)
         return row
 
-    def curve(self, cell: Cell, points: int = 8) -> list[dict[str, Any]]:
-        """Dice on the tuning patients along a fine-tuning."""
+    def curve(self, cell: Cell) -> list[dict[str, Any]]:
+        """Dice on the tuning patients along a fine-tuning, after each epoch."""
         folder = self.work / "curves" / "_".join(cell.key)
-        overrides = self._fine_tuning(cell, folder)
-        step = cell.steps // points
-        overrides |= {"validate#dataset#data": self.patients.items(self.patients.tuning)}
-        overrides |= {"steps_per_epoch": step, "epochs": points, "val_interval": 1}
-        self._run(["train"], folder, overrides)
+        tuning = {"validate#dataset#data": self.patients.items(self.patients.tuning), "val_interval": 1}
+        self._run(["train"], folder, {**self._fine_tuning(cell, folder), **tuning})
         rows = read_rows(folder / "train" / "validation.csv")
         shutil.rmtree(folder)
         return [
-            {**cell.__dict__, "step": int(row["epoch"]) * step, "dice": round(float(row["val_mean_dice"]), 4)}
+            {
+                **cell.__dict__,
+                "step": int(row["epoch"]) * STEPS_PER_EPOCH,
+                "dice": round(float(row["val_mean_dice"]), 4),
+            }
             for row in rows
         ]
 

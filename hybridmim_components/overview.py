@@ -126,11 +126,11 @@ def summary(run_dir: str | Path) -> str:
         if name in validation[0]
     ]
     rows.append(("fine-tuning, train_loss", *_start_and_end(training, "train_loss")))
-    lines = [f"{'':42s}{'start':>10s}{'end':>10s}", *(f"{n:42s}{a:10.4f}{b:10.4f}" for n, a, b in rows), ""]
-    lines.append(f"{'evaluation':42s}{'Dice':>10s}{'HD95 mm':>10s}{'cases':>8s}")
+    lines = [f"{'':52s}{'start':>10s}{'end':>10s}", *(f"{n:52s}{a:10.4f}{b:10.4f}" for n, a, b in rows), ""]
+    lines.append(f"{'evaluation':52s}{'Dice':>10s}{'HD95 mm':>10s}{'cases':>8s}")
     for row in read_curve(run / "evaluate" / "evaluation_summary.csv"):
         name = f"{row['class']} ({row['figures']})"
-        lines.append(f"{name:42s}{_number(row['dice']):>10s}{_number(row['hd95_mm'], 2):>10s}{row['cases']:>8s}")
+        lines.append(f"{name:52s}{_number(row['dice']):>10s}{_number(row['hd95_mm'], 2):>10s}{row['cases']:>8s}")
     files = {
         "pre-trained weights": "models/pretrained/model.pt",
         "fine-tuned weights": "models/model.pt",
@@ -140,7 +140,7 @@ def summary(run_dir: str | Path) -> str:
         "masks of new images": "inference",
         "picture": "overview.png",
     }
-    lines += ["", *(f"{name:42s}{run / place}" for name, place in files.items() if (run / place).exists())]
+    lines += ["", *(f"{name:52s}{run / place}" for name, place in files.items() if (run / place).exists())]
     return "\n".join(lines)
 
 

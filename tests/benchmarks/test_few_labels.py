@@ -97,11 +97,11 @@ def test_the_interval_holds_the_mean_and_widens_with_what_varies() -> None:
 
 def test_cells_that_are_there_are_not_computed_again(tmp_path: Path) -> None:
     path, cells = tmp_path / "cells.csv", [cell(seed=seed) for seed in range(4)]
-    few_labels.run_cells(cells[:2], path, _row, 1)
+    few_labels.run_cells(cells[:2], path, _row, 1, "cells")
     half = path.read_text()
     with path.open("a") as file:  # what a kill amid a write leaves
         file.write("scratch,2,2")
-    few_labels.run_cells(cells, path, _row, 2)
+    few_labels.run_cells(cells, path, _row, 2, "cells")
     rows = few_labels.read_rows(path)
     assert path.read_text().startswith(half) and sorted(int(r["seed"]) for r in rows) == [0, 1, 2, 3]
 
