@@ -36,8 +36,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
+import os
 import statistics
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -110,8 +113,20 @@ def run_cells(
 
 
 def pool(processes: int) -> ProcessPoolExecutor:
-    """Processes that have this one's study; one that dies ends the whole command, which then goes on anew."""
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork"))
+    """Processes that have this one's study. One that dies ends the whole command, and all end with the command."""
+    context = multiprocessing.get_context("fork")
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with, initargs=(os.getpid(),))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent does: what it computes would be in the way of the next command."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _score(cell: Cell) -> list[dict[str, Any]]:

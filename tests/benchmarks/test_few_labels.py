@@ -12,6 +12,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import few_labels
@@ -168,3 +172,30 @@ def test_the_readme_shows_the_table_that_the_study_wrote() -> None:
     assert all(line in readme for line in (RESULTS / "table.md").read_text().splitlines())
     scored = {seed for seeds in read_scores(RESULTS / "cells.csv").values() for seed in seeds}
     assert scored.isdisjoint(few_labels.TUNING_SEEDS)
+
+
+def test_the_processes_of_a_killed_study_end_with_it(tmp_path: Path) -> None:
+    """Else they would hold the folders that the next command needs."""
+    script = f"""
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+import few_labels
+def work(number):
+    Path({str(tmp_path)!r}, f"{{os.getpid()}}.pid").touch()
+    time.sleep(60)
+list(few_labels.pool(2).map(work, range(2)))
+"""
+    command = subprocess.Popen([sys.executable, "-c", script])
+    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    command.kill()
+    command.wait()
+    workers = [Path("/proc", path.stem) for path in tmp_path.glob("*.pid")]
+    wait_until(lambda: not any(worker.exists() for worker in workers))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 50) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
