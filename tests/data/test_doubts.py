@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -24,7 +25,7 @@ import numpy as np
 import pytest
 from strange_cases import STRANGE, Strange, judge, main
 
-from hybridmim_components.data import VolumeRules, inspect_volumes, read_cases
+from hybridmim_components.data import VolumeRules, find_cases, inspect_volumes, read_cases
 from hybridmim_components.phantoms import write_brats2020, write_msd_spleen
 
 GRID = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
@@ -106,3 +107,15 @@ def test_the_benchmark_fails_where_a_verdict_is_another(
     monkeypatch.setattr("strange_cases.STRANGE", [STRANGE[0]._replace(expected="refused")])
     assert main(arguments) == 1
     assert "| nothing | ok (expected: refused) |  |" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(("names", "doubts"), [(("Anterior", "Posterior"), 0), (("Cavity", "Muscle"), 1)])
+def test_names_of_labels_may_be_short_but_not_of_another_task(
+    tmp_path: Path, names: tuple[str, str], doubts: int
+) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "hippocampus_001.nii.gz").touch()
+    labels = {"0": "background", **{str(value): name for value, name in enumerate(names, 1)}}
+    (tmp_path / "dataset.json").write_text(json.dumps({"name": "Hippocampus", "labels": labels}))
+    assert len(find_cases("msd_hippocampus", tmp_path).doubts) == doubts

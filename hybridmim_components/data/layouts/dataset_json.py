@@ -90,8 +90,13 @@ def _compare_labels(file: Path, name: Any, names: Mapping[int, str], expected: M
     tables = [", ".join(f"{value} {text}" for value, text in sorted(table.items())) for table in (expected, names)]
     if set(names) != set(expected):
         found.problems.append(f"labels must be {tables[0]}, got {tables[1]} of the task {name!r:.80} in {file}")
-    elif not {text.lower() for value, text in names.items() if value} & {v.lower() for v in expected.values()}:
+    elif not _words(names) & _words(expected):
         found.doubts.append(f"the labels of the task {name!r:.80} are {tables[1]} in {file}, usual are {tables[0]}")
+
+
+def _words(names: Mapping[int, str]) -> set[str]:
+    """Words of the names of all labels but the background: Anterior is the anterior hippocampus."""
+    return {word for value, name in names.items() if value for word in name.lower().split()}
 
 
 def _training_images(content: Mapping[str, Any]) -> list[str]:
