@@ -170,7 +170,7 @@ def _draw_curves(figure: Any, run: Path) -> None:
     left.set_ylim(bottom=0)
     left.set_title("pre-training: losses as shares of guessing")
     middle.plot(_epochs(validation), [float(r["val_masked_error"]) for r in validation], "o-", color="tab:blue")
-    middle.set_title("pre-training: squared error of masked voxels, held-out volumes")
+    middle.set_title("pre-training: masked error of held-out volumes")
     right.plot(_epochs(training), _smooth([float(r["train_loss"]) for r in training]), label="training loss")
     right.plot(_epochs(dice), [float(r["val_mean_dice"]) for r in dice], "o-", label="validation Dice")
     right.set_title("fine-tuning")
