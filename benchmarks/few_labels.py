@@ -41,7 +41,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -54,20 +54,19 @@ from tqdm import tqdm
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RATES = (0.001, 0.003, 0.006)
-TUNING_SEEDS = (100, 101, 102)
+TUNING_SEEDS, TUNING_LABELS = (100, 101, 102), 2
 _study: Study
 
 
-def cells_of_seed(seed: int, rates: Mapping[str, float], options: argparse.Namespace, scored: str) -> list[Cell]:
-    """Cells of the table that share a seed."""
-    of_each = itertools.product(options.labels, options.arms)
-    return [cell_of(arm, count, seed, scored, rates[arm], options.steps) for count, arm in of_each]
-
-
-def tuning_cells(options: argparse.Namespace) -> list[Cell]:
-    """Cells that choose each arm's learning rate: 2 labelled patients, seeds that the table does not use."""
-    of_each = itertools.product(TUNING_SEEDS, RATES, options.arms)
-    return [cell_of(arm, 2, seed, "tuning", rate, options.steps) for seed, rate, arm in of_each]
+def cells_of_seed(
+    seed: int, rates: Mapping[str, Sequence[float]], options: argparse.Namespace, scored: str
+) -> list[Cell]:
+    """Cells that share a seed: each number of labelled patients, each arm, each of its learning rates."""
+    return [
+        cell_of(arm, count, seed, scored, rate, options.steps)
+        for count, arm in itertools.product(options.labels, options.arms)
+        for rate in rates[arm]
+    ]
 
 
 def cell_of(arm: str, labels: int, seed: int, scored: str, rate: float, steps: int) -> Cell:
@@ -82,14 +81,14 @@ def chosen_rates(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, 
     """
     found: dict[tuple[str, float], list[float]] = {}
     for row in read_rows(options.output / "tuning.csv"):
-        if int(row["steps"]) == options.steps:
+        if int(row["steps"]) == options.steps and int(row["labels"]) == TUNING_LABELS:
             found.setdefault((row["arm"], float(row["learning_rate"])), []).append(float(row["dice"]))
     best: dict[str, float] = {}
     for (arm, rate), values in sorted(found.items(), key=lambda item: statistics.mean(item[1])):
         if len(values) == len(TUNING_SEEDS):
             best[arm] = rate
     for arm in arms:
-        model = "scratch" if read_arms()[arm].pretrain is None else "hybridmim"
+        model = "hybridmim" if read_arms()[arm].pretrained_by else "scratch"
         if arm not in best and model not in best:
             raise SystemExit(
                 f"few_labels: tune {model} first: {options.output / 'tuning.csv'} has no learning rate of it"
@@ -148,17 +147,25 @@ def _measure(arm: str) -> None:
 
 def measure(arms: Sequence[str]) -> None:
     """Measure what a step of each arm costs, one after the other."""
-    for arm in arms:
+    for source in dict.fromkeys(_study.arms[arm].pretrained_by or arm for arm in arms):
         with pool(1) as executor:
-            executor.submit(_measure, arm).result()
+            executor.submit(_measure, source).result()
 
 
-def pretrain(arms: Sequence[str], processes: int, seeds: Iterable[int]) -> None:
-    """Pre-train what is missing, side by side."""
-    jobs = [(arm, seed) for seed in seeds for arm in arms if _study.arms[arm].pretrain is not None]
+def pretrain(arms: Sequence[str], processes: int, seed: int) -> None:
+    """Pre-train what a seed misses, side by side."""
+    sources = dict.fromkeys(source for arm in arms if (source := _study.arms[arm].pretrained_by))
     with pool(processes) as executor:
-        for arm, seed in executor.map(_pretrain, jobs):
+        for arm, _ in executor.map(_pretrain, [(source, seed) for source in sources]):
             print(f"few_labels: pre-trained {arm}, seed {seed}", file=sys.stderr, flush=True)
+
+
+WORK = {
+    "tune": ("tuning.csv", _score, "tuning"),
+    "run": ("cells.csv", _score, "test"),
+    "curve": ("curves.csv", _curve, "tuning"),
+}
+"""What each command writes, how, and the patients that it scores."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -170,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, help="folder for pre-trained weights and logs")
     parser.add_argument("--bundle", default="msd_hippocampus_unet", help="default: %(default)s")
     parser.add_argument("--arms", nargs="+", default=["scratch", "masked_modelling", "hybridmim"], choices=read_arms())
-    parser.add_argument("--labels", nargs="+", type=int, default=[1, 2, 4, 8], help="labelled patients; 0: all")
+    parser.add_argument("--labels", nargs="+", type=int, help="labelled patients; 0: all; default: 1 2 4 8, for tune 2")
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="that tune compares")
     parser.add_argument("--seeds", type=int, default=10, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=400, help="of fine-tuning; default: %(default)s")
     parser.add_argument("--pretraining_minutes", type=float, default=10, help="CPU time; default: %(default)s")
@@ -178,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/few_labels_BUNDLE")
     options = parser.parse_args(arguments)
     options.output = options.output or RESULTS / f"few_labels_{options.bundle}"
+    options.labels = options.labels or ([TUNING_LABELS] if options.command == "tune" else [1, 2, 4, 8])
     titles = {name: arm.title for name, arm in read_arms().items()}
     if options.command == "report":
         report(options.output, titles)
@@ -189,21 +198,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     work, costs = options.work.resolve(), options.output / "seconds_per_step.json"
     _study = Study(options.bundle, options.dataset_dir, work, costs, options.pretraining_minutes)
-    if options.command == "tune":
-        measure(options.arms)
-        pretrain(options.arms, options.processes, TUNING_SEEDS)
-        run_cells(tuning_cells(options), options.output / "tuning.csv", _score, options.processes, "tuning")
-        print("few_labels: chosen learning rates:", chosen_rates(options, options.arms))
-        return
-    rates = chosen_rates(options, options.arms)
+    name, do, scored = WORK[options.command]
+    tune = options.command == "tune"
+    best = {} if tune else chosen_rates(options, options.arms)
+    rates = {arm: options.rates if tune else [best[arm]] for arm in options.arms}
     measure(options.arms)
-    table = options.command == "run"
-    path, do, scored = ("cells.csv", _score, "test") if table else ("curves.csv", _curve, "tuning")
-    for seed in range(options.seeds):  # seed by seed, so that a part of the table is fair, too
-        pretrain(options.arms, options.processes, [seed])
+    for seed in TUNING_SEEDS if tune else range(options.seeds):  # seed by seed, so that a part is fair, too
+        pretrain(options.arms, options.processes, seed)
         cells = cells_of_seed(seed, rates, options, scored)
-        run_cells(cells, options.output / path, do, options.processes, f"seed {seed + 1} of {options.seeds}")
-        if table:
+        run_cells(cells, options.output / name, do, options.processes, f"seed {seed}")
+        if options.command == "run":
             report(options.output, titles)
 
 

@@ -53,6 +53,8 @@ class Arm:
         pretrain: overrides of pretrain.json; None: no pre-training.
         train: overrides of train.json.
         longer: train as much longer as pre-training takes.
+        like: arm whose pre-training it shares, where the two differ in fine-tuning alone.
+        times: factor of the CPU time of its pre-training.
     """
 
     name: str
@@ -60,11 +62,26 @@ class Arm:
     pretrain: Mapping[str, Any] | None = None
     train: Mapping[str, Any] | None = None
     longer: bool = False
+    like: str | None = None
+    times: float = 1.0
+
+    @property
+    def pretrained_by(self) -> str | None:
+        """The arm whose pre-training this one starts from; None: no pre-training."""
+        return self.like or (self.name if self.pretrain is not None else None)
 
 
 def read_arms(folder: Path = ARMS) -> dict[str, Arm]:
-    """All arms by name."""
-    return {p.stem: Arm(p.stem, **json.loads(p.read_text(encoding="utf-8"))) for p in sorted(folder.glob("*.json"))}
+    """All arms by name. One that is like another has the other's pre-training.
+
+    Raises:
+        ValueError: when an arm is like one that is not there, or has a pre-training of its own, too.
+    """
+    arms = {p.stem: Arm(p.stem, **json.loads(p.read_text(encoding="utf-8"))) for p in sorted(folder.glob("*.json"))}
+    for arm in arms.values():
+        if arm.like and (arm.like not in arms or arm.pretrain is not None or arms[arm.like].pretrain is None):
+            raise ValueError(f"{folder / arm.name}.json: like must name an arm with a pre-training, got {arm.like}")
+    return arms
 
 
 @dataclass(frozen=True)
@@ -159,7 +176,8 @@ class Study:
 
     def pretraining_steps(self, name: str) -> int:
         """Steps of an arm that fit into the CPU time; 0 for an arm without a pre-training."""
-        return self._steps_in_time(name) if self.arms[name].pretrain is not None else 0
+        source = self.arms[name].pretrained_by
+        return self._steps_in_time(source) if source else 0
 
     def fine_tuning_steps(self, name: str, steps: int) -> int:
         """Steps of an arm's fine-tuning, longer for one that trains while others pre-train."""
@@ -191,7 +209,7 @@ class Study:
         return dict(json.loads(self.costs.read_text(encoding="utf-8"))) if self.costs.is_file() else {}
 
     def _steps_in_time(self, name: str) -> int:
-        steps = 60 * self.pretraining_minutes / self._known_costs()[name]
+        steps = 60 * self.pretraining_minutes * self.arms[name].times / self._known_costs()[name]
         return max(1, round(steps / STEPS_PER_EPOCH)) * STEPS_PER_EPOCH
 
     def pretrain(self, name: str, seed: int) -> Path:
@@ -244,7 +262,8 @@ class Study:
         ]
 
     def _fine_tuning(self, cell: Cell, folder: Path) -> Overrides:
-        pretrained = self.pretrain(cell.arm, cell.seed) if cell.pretraining_steps else None
+        source = self.arms[cell.arm].pretrained_by
+        pretrained = self.pretrain(source, cell.seed) if source else None
         return {
             **self._places(folder, "train"),
             "train#dataset#data": self.patients.labelled(cell.labels, cell.seed),

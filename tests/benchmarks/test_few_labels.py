@@ -87,6 +87,16 @@ def test_each_arm_overrides_settings_that_the_bundle_has() -> None:
     assert read_arms()["scratch"].pretrain is None and read_arms()["masked_modelling"].pretrain["region"] == "full"
 
 
+def test_arms_that_differ_in_fine_tuning_alone_share_a_pre_training(tmp_path: Path) -> None:
+    (tmp_path / "ours.json").write_text('{"title": "ours", "pretrain": {}, "times": 3}')
+    (tmp_path / "warm.json").write_text('{"title": "ours, warmed up", "like": "ours", "train": {"warmup_steps": 9}}')
+    arms = read_arms(tmp_path)
+    assert arms["warm"].pretrained_by == arms["ours"].pretrained_by == "ours" and arms["ours"].times == 3
+    (tmp_path / "warm.json").write_text('{"title": "ours, warmed up", "like": "theirs"}')
+    with pytest.raises(ValueError, match="warm.json: like must name an arm with a pre-training, got theirs"):
+        read_arms(tmp_path)
+
+
 def test_the_interval_holds_the_mean_and_widens_with_what_varies() -> None:
     random = np.random.default_rng(0)
     theirs = {seed: random.normal(60, 10, 60) for seed in range(10)}
