@@ -160,12 +160,12 @@ def pretrain(arms: Sequence[str], processes: int, seed: int) -> None:
             print(f"few_labels: pre-trained {arm}, seed {seed}", file=sys.stderr, flush=True)
 
 
+#: What each command writes, how, and the patients that it scores.
 WORK = {
     "tune": ("tuning.csv", _score, "tuning"),
     "run": ("cells.csv", _score, "test"),
     "curve": ("curves.csv", _curve, "tuning"),
 }
-"""What each command writes, how, and the patients that it scores."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,8 +29,8 @@ BUDGET = ("learning_rate", "steps", "pretraining_steps")
 REFERENCES = ("scratch", "masked_modelling")
 FIRST = (*REFERENCES, "hybridmim")
 HEADER = ("labelled patients", "arm", "seeds", "Dice", "HD95, mm", "Dice less scratch", "less plain masked modelling")
+#: Dice in per cent of each patient, by arm and number of labelled patients, then by seed.
 Scores = dict[tuple[str, int], dict[int, np.ndarray]]
-"""Dice in per cent of each patient, by arm and number of labelled patients, then by seed."""
 
 
 class Difference(NamedTuple):

@@ -21,12 +21,12 @@ from hybridmim_components.data.volumes import image_files
 
 __all__ = ["GROUPS", "case_name", "group_cases"]
 
+#: What the weights have seen of a case.
+#:
+#: ``unseen``: nothing, in training, in pre-training and in the choice of the best epoch; ``validation``: it chose the
+#: best epoch and did nothing else; ``pretraining``: its image; ``training``: image and label; ``unknown``: they do not
+#: tell.
 GROUPS = ("unseen", "validation", "pretraining", "training", "unknown")
-"""What the weights have seen of a case.
-
-``unseen``: nothing, in training, in pre-training and in the choice of the best epoch; ``validation``: it chose the best
-epoch and did nothing else; ``pretraining``: its image; ``training``: image and label; ``unknown``: they do not tell.
-"""
 _NEEDED = ("training_volumes", "validation_volumes")
 
 

@@ -25,8 +25,8 @@ import torch
 
 __all__ = ["PARTIAL", "file_state", "read_json_object", "save_tensors", "write_bytes", "write_text"]
 
+#: Suffix of what a kill amid writing leaves beside the target.
 PARTIAL = ".partial"
-"""Suffix of what a kill amid writing leaves beside the target."""
 _JSON_LIMIT = 64 << 20  # bytes: what is remembered of 100,000 volumes takes half of it
 
 

@@ -31,8 +31,8 @@ from hybridmim_components.weights import how_to_get_weights, read_weights
 __all__ = ["pull", "push"]
 
 logger = logging.getLogger(__name__)
+#: In the name of the metadata of bundles that ci/export_bundle.py exported with weights trained on phantoms.
 PHANTOM_MARK = "weights from phantoms"
-"""In the name of the metadata of bundles that ci/export_bundle.py exported with weights trained on phantoms."""
 _PARTS = ("LICENSE", "large_files.yml", "configs/*", "docs/*", "scripts/**/*.py", "models/model.*")
 
 

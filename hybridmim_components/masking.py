@@ -50,10 +50,7 @@ class MaskGrid:
     patch_size: tuple[int, ...]
 
     def __init__(
-        self,
-        image_size: int | Sequence[int],
-        subvolume_size: int | Sequence[int],
-        patch_size: int | Sequence[int],
+        self, image_size: int | Sequence[int], subvolume_size: int | Sequence[int], patch_size: int | Sequence[int]
     ) -> None:
         image = (image_size,) * 3 if isinstance(image_size, int) else tuple(image_size)
         sizes = {"image_size": image}

@@ -84,10 +84,7 @@ def full_region(grid: MaskGrid) -> Region:
 
 
 def choose_region(
-    grid: MaskGrid,
-    position: str = "random",
-    generator: torch.Generator | None = None,
-    content: Tensor | None = None,
+    grid: MaskGrid, position: str = "random", generator: torch.Generator | None = None, content: Tensor | None = None
 ) -> Region:
     """Choose where the partial region of one training step lies, for the whole batch.
 

@@ -30,8 +30,8 @@ __all__ = ["EXIT_CODE", "StopSignals", "heed_the_parent_alone", "held_back"]
 
 logger = logging.getLogger(__name__)
 
+#: Of a run that was told to stop and can be resumed: EX_TEMPFAIL of sysexits.h, try again later.
 EXIT_CODE = 75
-"""Of a run that was told to stop and can be resumed: EX_TEMPFAIL of sysexits.h, try again later."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS and Windows: workers there are told with the others
 

@@ -26,12 +26,7 @@ from torch import Tensor, nn
 from hybridmim_components import __version__
 from hybridmim_components.files import read_json_object, save_tensors, write_text
 from hybridmim_components.networks.backbones import backbone_of
-from hybridmim_components.weights_check import (
-    SEEN,
-    require_plain_recipe,
-    require_state_dict,
-    require_uncompressed,
-)
+from hybridmim_components.weights_check import SEEN, require_plain_recipe, require_state_dict, require_uncompressed
 
 __all__ = [
     "LoadReport",

@@ -31,10 +31,10 @@ __all__ = [
     "require_uncompressed",
 ]
 
+#: Where a recipe lists the volumes that its weights have seen.
 SEEN = ("volumes", "pretraining_volumes", "training_volumes")
-"""Where a recipe lists the volumes that its weights have seen."""
+#: The same, and those that chose the best epoch.
 FINGERPRINTS = (*SEEN, "validation_volumes")
-"""The same, and those that chose the best epoch."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _OTHERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

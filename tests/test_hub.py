@@ -252,10 +252,7 @@ FAULTS = {
     "no weights": (lambda b: (b / "models" / "model.pt").unlink(), "must have models/model.pt or large_files.yml"),
     "no config": (lambda b: (b / "configs" / "inference.json").unlink(), "must have configs/inference.json"),
     "broken metadata": (lambda b: (b / "configs" / "metadata.json").write_text("{"), "metadata.json must be a JSON"),
-    "no version": (
-        lambda b: (b / "configs" / "metadata.json").write_text("{}"),
-        "must have name, version",
-    ),
+    "no version": (lambda b: (b / "configs" / "metadata.json").write_text("{}"), "must have name, version"),
     "code in weights": (lambda b: torch.save(print, b / "models" / "model.pt"), "tensors and plain data only"),
     "pre-training": (
         lambda b: save_weights(b / "models" / "model.pt", torch.nn.Linear(1, 1), {"mask_ratio": 0.4}),

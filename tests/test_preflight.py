@@ -213,10 +213,7 @@ def test_what_chose_the_epoch_is_kept_through_chains_of_weights(tmp_path: Path) 
     ("other", "message"),
     [
         (BasicUNet(features=(8, 4, 4, 4, 4, 4)), r"those of .*model.pt do not: .* has the shape \(8, 1, .* instead of"),
-        (
-            SwinUNETR(1, 2, feature_size=12),
-            "those of .*model.pt are of SwinUNETR: .* is missing; and .* more",
-        ),
+        (SwinUNETR(1, 2, feature_size=12), "those of .*model.pt are of SwinUNETR: .* is missing; and .* more"),
     ],
 )
 def test_evaluation_of_weights_of_another_network_names_what_does_not_fit(

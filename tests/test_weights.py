@@ -26,13 +26,7 @@ from monai.networks.nets import BasicUNet, SwinUNETR
 from monai.transforms import Compose, Identityd
 
 from hybridmim_components.data import make_dataset
-from hybridmim_components.weights import (
-    adapt_stem,
-    find_weights,
-    load_pretrained,
-    read_weights,
-    save_weights,
-)
+from hybridmim_components.weights import adapt_stem, find_weights, load_pretrained, read_weights, save_weights
 
 RECIPE = {"spacing": (1.5, 1.5, 2.0), "intensity_range": [-57, 164], "volumes": ["ab" * 32]}
 

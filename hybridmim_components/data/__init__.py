@@ -14,11 +14,7 @@
 from __future__ import annotations
 
 from hybridmim_components.data.caching import CACHES, make_dataset
-from hybridmim_components.data.counted_crops import (
-    CountedCropByLabelClassesd,
-    CountedCropByPosNegLabeld,
-    PlaneCountsd,
-)
+from hybridmim_components.data.counted_crops import CountedCropByLabelClassesd, CountedCropByPosNegLabeld, PlaneCountsd
 from hybridmim_components.data.datasets import DATASETS, find_cases, read_cases
 from hybridmim_components.data.inspection import inspect_volumes
 from hybridmim_components.data.lists import finetuning_lists, pretraining_lists

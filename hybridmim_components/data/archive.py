@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 
 __all__ = ["MAX_MEMBERS", "unpack"]
 
+#: Files and folders of an archive, far above what a data set of volumes has: each costs the disk an inode.
 MAX_MEMBERS = 100_000
-"""Files and folders of an archive, far above what a data set of volumes has: each costs the disk an inode."""
 
 
 def unpack(archive: Path, folder: Path) -> None:

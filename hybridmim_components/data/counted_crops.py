@@ -29,6 +29,7 @@ __all__ = ["COUNTED_CROPS", "CountedCropByLabelClassesd", "CountedCropByPosNegLa
 
 _FOREGROUND, _BACKGROUND = "_foreground", "_background"
 _CLASSES = "_classes"
+_ALL_PLANES = slice(None)
 
 
 class PlaneCountsd(MapTransform):
@@ -136,7 +137,7 @@ class _Volume:
         self.threshold, self.num_classes = threshold, num_classes
         self.plane_size = self.label[0, 0].numel()
 
-    def indices(self, plane: slice = slice(None)) -> list[torch.Tensor]:
+    def indices(self, plane: slice = _ALL_PLANES) -> list[torch.Tensor]:
         """Flat indices of each kind in some planes, counted from the first of these."""
         label = self.label[:, plane]
         image = None if self.image is None else self.image[:, plane]

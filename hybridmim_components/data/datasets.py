@@ -22,15 +22,7 @@ from pathlib import Path
 from hybridmim_components.data.doubts import warn_of
 from hybridmim_components.data.layouts import Case, Found, brats2020, btcv, dataset_json, msd
 
-__all__ = [
-    "DATASETS",
-    "LabelledDataset",
-    "dataset_of",
-    "find_cases",
-    "holds_hounsfield",
-    "label_names",
-    "read_cases",
-]
+__all__ = ["DATASETS", "LabelledDataset", "dataset_of", "find_cases", "holds_hounsfield", "label_names", "read_cases"]
 
 
 @dataclass(frozen=True)
@@ -79,10 +71,7 @@ DATASETS = {
         hounsfield=False,
     ),
     "btcv": LabelledDataset(
-        btcv.read,
-        dict(enumerate(_ORGANS.split(", "))),
-        standard_validation=btcv.STANDARD_VALIDATION,
-        hounsfield=True,
+        btcv.read, dict(enumerate(_ORGANS.split(", "))), standard_validation=btcv.STANDARD_VALIDATION, hounsfield=True
     ),
     "msd_hippocampus": LabelledDataset(
         msd.read,

@@ -26,11 +26,11 @@ import numpy as np
 
 __all__ = ["SHIFT_TOLERANCE", "STEP_TOLERANCE", "Slice", "is_dicom", "require_even_stack", "series_files", "slice_of"]
 
+#: Share of the usual step by which the step between two slices may differ from it; see also STEP_ROUNDING.
 STEP_TOLERANCE = 0.1
-"""Share of the usual step by which the step between two slices may differ from it; see also STEP_ROUNDING."""
 STEP_ROUNDING = 0.12  # mm: some scanners write positions with one digit
+#: Millimetres that a slice may lie beside the line through the first one along the normal.
 SHIFT_TOLERANCE = 1.0
-"""Millimetres that a slice may lie beside the line through the first one along the normal."""
 SAME_PLACE = 0.01  # mm
 SAME_PLANE = 1e-3  # of the parts of a direction, and of the size of a pixel in mm
 _PREAMBLE = 128  # bytes before the letters DICM

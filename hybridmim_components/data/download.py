@@ -50,11 +50,7 @@ class _BrokenOffError(Exception):
 
 
 def download_msd(
-    task: str,
-    output_dir: str | Path,
-    url: str | None = None,
-    md5: str | None = None,
-    sha256: str | None = None,
+    task: str, output_dir: str | Path, url: str | None = None, md5: str | None = None, sha256: str | None = None
 ) -> Path:
     """Download and unpack a task of the Medical Segmentation Decathlon, http://medicaldecathlon.com.
 

@@ -25,8 +25,8 @@ from hybridmim_components.data.nifti_header import DEFLATE_RATIO, claimed_voxels
 
 __all__ = ["MAX_GIB", "check_header"]
 
+#: Memory that a volume may take as float32: 2048 slices of 1024 x 1024 voxels, 4 to 16 times a common CT.
 MAX_GIB = 8.0
-"""Memory that a volume may take as float32: 2048 slices of 1024 x 1024 voxels, 4 to 16 times a common CT."""
 _ITK_FORMATS = {".mhd": "MetaImageIO", ".mha": "MetaImageIO", ".nrrd": "NrrdImageIO"}
 _TEXT_LIMIT = 1 << 20  # bytes of a MetaImage's or NRRD's header in text
 _DATA_FILE = re.compile(rb"^\s*ElementDataFile\s*[=:]\s*(.*?)\s*$", re.MULTILINE)

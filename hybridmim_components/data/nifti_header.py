@@ -28,8 +28,8 @@ __all__ = ["claimed_voxels", "stored_affines"]
 _HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
 _LARGEST_HEADER = 544  # bytes of NIfTI-2's, with the flag of extensions
 _EXTENSIONS = 64 << 20  # bytes that extensions may have; what scanners and FreeSurfer add is a few kB
+#: What deflate, and so gzip, packs at most: 258 bytes into 2 bits.
 DEFLATE_RATIO = 1032
-"""What deflate, and so gzip, packs at most: 258 bytes into 2 bits."""
 
 
 def claimed_voxels(path: str | Path) -> int:

@@ -44,9 +44,7 @@ _WORD_BOUNDARY = re.compile(
 
 
 def find_volumes(
-    folders: str | Path | Sequence[str | Path],
-    modalities: Sequence[str] | None = None,
-    skip_unreadable: bool = False,
+    folders: str | Path | Sequence[str | Path], modalities: Sequence[str] | None = None, skip_unreadable: bool = False
 ) -> list[str | list[str]]:
     """Find every volume below the given folders.
 

@@ -34,8 +34,8 @@ from hybridmim_components.errors import reason_of
 
 __all__ = ["Image", "VolumeRules", "check_label", "fingerprint", "image_files", "quieten_readers", "read_volume"]
 
+#: A file, the folder of a DICOM series, or one file per modality.
 Image = str | Path | Sequence[str]
-"""A file, the folder of a DICOM series, or one file per modality."""
 AFFINE_TOLERANCE = 0.01  # mm
 MONAI_TOLERANCE = 1e-8  # of LoadImage, which stacks the files of a case
 TINY_VOXEL = 1e-9  # mm^3

@@ -25,8 +25,8 @@ from hybridmim_components.partial_region import Region
 
 __all__ = ["guessing", "visible_mean_error"]
 
+#: Number of patches to draw; for masks of 27 x 8 patches it gives the number's entropy to 0.004.
 _PATCHES = 2**20
-"""Number of patches to draw; for masks of 27 x 8 patches it gives the number's entropy to 0.004."""
 
 
 def guessing(

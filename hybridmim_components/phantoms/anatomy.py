@@ -33,6 +33,7 @@ Organ = IntEnum(
     "BOWEL HEART OESOPHAGUS PORTAL_VEIN ADRENAL_RIGHT ADRENAL_LEFT LIVER_TUMOUR",
     start=0,
 )
+#: Painted on request, in this order; among them a pancreas that nothing hides, and the splenic with the portal vein.
 EXTRAS = (
     Organ.PANCREAS,
     Organ.OESOPHAGUS,
@@ -41,7 +42,6 @@ EXTRAS = (
     Organ.ADRENAL_LEFT,
     Organ.LIVER_TUMOUR,
 )
-"""Painted on request, in this order; among them a pancreas that nothing hides, and the splenic with the portal vein."""
 DEFAULT_SIZE, DEFAULT_SPACING = (96, 96, 64), (3.0, 3.0, 4.0)
 
 

@@ -32,18 +32,18 @@ __all__ = ["ABOUT", "CaseFiles", "Draw", "case_content", "check_count", "grid_pa
 
 logger = logging.getLogger(__name__)
 
+#: What each manifest says of phantoms.
 ABOUT = {
     "description": "Synthetic CT-like phantoms from a seeded generator. They show no patient and hold no patient data.",
     "reference": "hybridmim_components.phantoms",
     "licence": "Apache-2.0",
     "release": "1",  # of the anatomy: a folder of another release is not taken for the same phantoms
 }
-"""What each manifest says of phantoms."""
 Volumes = tuple[NDArray[Any], ...]
+#: Draws the volumes (H, W, D) of one case in RAS, from a generator, a size and a spacing.
 Draw = Callable[[np.random.Generator, Sequence[int], Sequence[float]], Volumes]
-"""Draws the volumes (H, W, D) of one case in RAS, from a generator, a size and a spacing."""
+#: Names of the files of a case, relative to the root, and what makes their contents.
 CaseFiles = tuple[tuple[str, ...], Callable[[], tuple[bytes, ...]]]
-"""Names of the files of a case, relative to the root, and what makes their contents."""
 
 
 def case_content(

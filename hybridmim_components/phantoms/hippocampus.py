@@ -95,11 +95,7 @@ def write_msd_hippocampus(
 
 
 def write_unlabelled_hippocampi(
-    folder: str | Path,
-    num_volumes: int,
-    seed: int = 0,
-    size: Sequence[int] = SIZE,
-    spacing: Sequence[float] = SPACING,
+    folder: str | Path, num_volumes: int, seed: int = 0, size: Sequence[int] = SIZE, spacing: Sequence[float] = SPACING
 ) -> Path:
     """Write phantoms without labels.
 

@@ -29,8 +29,8 @@ from hybridmim_components.phantoms.files import (
 
 __all__ = ["ABOUT_MR", "case_files", "write_msd"]
 
+#: What each manifest says of MR-like phantoms.
 ABOUT_MR = {**ABOUT, "description": ABOUT["description"].replace("CT-like", "MR-like")}
-"""What each manifest says of MR-like phantoms."""
 
 
 def write_msd(

@@ -47,12 +47,7 @@ CROPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 CT_GRID = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
 GRIDS = {"brats2020": {"size": (36, 44, 36), "spacing": (4.4, 4.0, 4.2)}, "msd_hippocampus": {}}
 SPACINGS = {"brats2020": 5.0, "msd_hippocampus": 1.0}
-CONFIGS = {
-    "pretrain": ["pretrain"],
-    "train": ["train"],
-    "evaluate": ["train", "evaluate"],
-    "inference": ["inference"],
-}
+CONFIGS = {"pretrain": ["pretrain"], "train": ["train"], "evaluate": ["train", "evaluate"], "inference": ["inference"]}
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandCropByLabelClassesd, RandCropByPosNegLabeld
 
-from hybridmim_components.data import (
-    CountedCropByLabelClassesd,
-    CountedCropByPosNegLabeld,
-    PlaneCountsd,
-    make_dataset,
-)
+from hybridmim_components.data import CountedCropByLabelClassesd, CountedCropByPosNegLabeld, PlaneCountsd, make_dataset
 
 SHAPE = (13, 11, 9)
 BOTH = {"keys": ["image", "label"], "label_key": "label", "num_samples": 3, "allow_smaller": True}

@@ -221,8 +221,7 @@ def test_members_that_lead_out_of_the_folder_are_refused(server: Server, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"<html>log in</html>", "cannot unpack"), (archive()[:1500], "cannot unpack|must hold")],
+    ("content", "message"), [(b"<html>log in</html>", "cannot unpack"), (archive()[:1500], "cannot unpack|must hold")]
 )
 def test_what_is_no_archive_of_the_task_is_named(server: Server, tmp_path: Path, content: bytes, message: str) -> None:
     server.content = content

@@ -25,13 +25,7 @@ from monai.bundle import ConfigParser
 from monai.data import load_net_with_metadata
 from torch import nn
 
-from hybridmim_components.deployment import (
-    FORMATS,
-    TrainedBundle,
-    export,
-    export_network,
-    phantom_images,
-)
+from hybridmim_components.deployment import FORMATS, TrainedBundle, export, export_network, phantom_images
 from hybridmim_components.weights import save_weights
 
 BUNDLES = Path(__file__).parents[2] / "bundles"

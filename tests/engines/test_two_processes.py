@@ -34,10 +34,7 @@ WHOLE, STEPS = 4, 2
 SHARE, FLOOR = 1e-6, 1e-10  # of a parameter's largest gradient; biases before a normalization have rounding alone
 NETWORKS: dict[str, Any] = {
     "unet": (lambda: BasicUNet(features=(4, 4, 8, 8, 16, 4), dropout=0.3), MaskGrid(32, 16, 8)),
-    "swinunetr": (
-        lambda: SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), drop_rate=0.3),
-        MaskGrid(64, 32, 16),
-    ),
+    "swinunetr": (lambda: SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), drop_rate=0.3), MaskGrid(64, 32, 16)),
 }
 
 

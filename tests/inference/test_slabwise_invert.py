@@ -22,16 +22,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import (
-    Activationsd,
-    AsDiscreted,
-    Compose,
-    Invertd,
-    Lambdad,
-    LoadImaged,
-    Orientationd,
-    Spacingd,
-)
+from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd, Lambdad, LoadImaged, Orientationd, Spacingd
 
 from hybridmim_components.inference import CropToBodyd, SlabwiseInvertd
 from hybridmim_components.inference.voxel_map import VoxelMap

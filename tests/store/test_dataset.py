@@ -27,10 +27,7 @@ from hybridmim_components.data import make_dataset
 from hybridmim_components.store import PreparedStore, StoreDataset, StoredVolumes
 
 # rounding: half a HU of the window; half a step of 1/512 standard deviations
-CASES = {
-    "CT": ("msd_spleen_unet", 0.5 / (164 + 57) + 1e-6),
-    "MRI": ("brats2020_unet", 0.5 / 512 + 1e-6),
-}
+CASES = {"CT": ("msd_spleen_unet", 0.5 / (164 + 57) + 1e-6), "MRI": ("brats2020_unet", 0.5 / 512 + 1e-6)}
 
 
 @pytest.fixture(params=CASES)

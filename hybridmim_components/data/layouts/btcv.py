@@ -25,8 +25,8 @@ from hybridmim_components.data.layouts.files import Found, find_nifti, pair, req
 
 __all__ = ["STANDARD_VALIDATION", "read"]
 
+#: Endings of the validation cases of the split in common use, 24 for training and 6 for validation.
 STANDARD_VALIDATION = tuple(f"{number:04d}" for number in range(35, 41))
-"""Endings of the validation cases of the split in common use, 24 for training and 6 for validation."""
 
 
 def read(root: Path) -> Found:

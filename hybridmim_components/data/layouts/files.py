@@ -22,8 +22,8 @@ from typing import Any
 
 __all__ = ["Case", "Found", "case_id_of", "find_nifti", "is_plain_name", "require_folders", "require_plain_name"]
 
+#: ``case_id``, ``image`` (a path, or one path per modality) and ``label`` (a path).
 Case = dict[str, Any]
-"""``case_id``, ``image`` (a path, or one path per modality) and ``label`` (a path)."""
 _SUFFIXES = (".nii.gz", ".nii")
 
 
