@@ -14,9 +14,11 @@
     python ci/check_exported.py exported/hybridmim_*_segmentation
 
 For each bundle, in a process of its own whose working directory is not the bundle's: the files and the metadata that
-the zoo wants; ``monai.bundle``'s properties and ``verify_net_in_out``; train, evaluate over train and inference as the
-zoo's unit tests run them, a few steps each; the export to TorchScript and its reload. Prints a table, and ends with
-status 1 where a check fails. The package needs not be installed: only what the bundle brings is used.
+the zoo wants; isort, black, flake8 and the pre-commit hooks with the zoo's settings (ci/model_zoo); ``monai.bundle``'s
+properties and ``verify_net_in_out``; train, evaluate over train and inference as the zoo's unit tests run them, a few
+steps each; the export to TorchScript and its reload. Prints a table, and ends with status 1 where a check fails. The
+package needs not be installed: only what the bundle brings is used. The zoo's check of metadata.json against its JSON
+schema, which it downloads, and pytype are not run.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -34,7 +38,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CHECKS = ("files", "metadata", "network", "train", "evaluate", "inference", "torchscript")
+CHECKS = ("files", "style", "metadata", "network", "train", "evaluate", "inference", "torchscript")
+ZOO_SETTINGS = Path(__file__).resolve().parent / "model_zoo"
+TOOLS = (("isort", "--check"), ("black", "--check", "--skip-magic-trailing-comma"), ("flake8",))
+HOOKS = {  # of its .pre-commit-config.yaml, with the files that each is for
+    "pretty_format_json --no-sort-keys --indent=4": "*.json",
+    "check_docstring_first": "*.py",
+    "end_of_file_fixer": "*.*",
+    "trailing_whitespace_fixer": "*.*",
+    "mixed_line_ending": "*.*",
+    "detect_private_key": "*.*",
+}
+# https://github.com/Project-MONAI/model-zoo/blob/dev/docs/readme_template.md and what its bundles have
+SECTIONS = ("Data", "Performance", "MONAI Bundle Commands", "References", "License")
 FILES = ["LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf", "scripts/__init__.py"]
 FILES += [f"configs/{name}.json" for name in ("metadata", "pretrain", "train", "evaluate", "inference")]
 # https://project-monai.github.io/schema/meta_schema_20240725.json
@@ -66,6 +82,9 @@ def check_bundle(folder: str) -> dict[str, str]:
     return results
 
 
+_NOT_OF_THE_SOURCE = shutil.ignore_patterns("__pycache__", "*.pt", "*.ts")
+
+
 class _Zoo:
     """The checks, in the order in which each leaves what the next one needs."""
 
@@ -84,6 +103,26 @@ class _Zoo:
         versioned = [p.name for p in self.root.rglob("*") if re.search(r"_v\d", p.name)]
         if missing or versioned:
             raise FileNotFoundError(f"a bundle lacks {missing}, or has versions in names {versioned}")
+
+    def style(self) -> None:
+        checkout = self.work / "checkout"
+        shutil.copytree(ZOO_SETTINGS, checkout)
+        bundle = shutil.copytree(self.root, checkout / "models" / self.root.name, ignore=_NOT_OF_THE_SOURCE)
+        commands = [[*tool, "models"] for tool in TOOLS]
+        for hook, pattern in HOOKS.items():
+            name, *options = hook.split()
+            paths = [str(p) for p in sorted(bundle.rglob(pattern)) if p.is_file()]
+            commands.append([f"pre_commit_hooks.{name}", *options, *paths])
+        failed = []
+        for command in commands:
+            done = subprocess.run([sys.executable, "-m", *command], cwd=checkout, capture_output=True, text=True)
+            if done.returncode:
+                failed.append(command[0])
+                print(done.stdout, done.stderr, file=sys.stderr)
+        readme = (self.root / "docs" / "README.md").read_text(encoding="utf-8")
+        failed += [f"README section {name}" for name in SECTIONS if f"\n## {name}\n" not in readme]
+        if failed:
+            raise ValueError(f"the zoo's style is not met: {', '.join(failed)}")
 
     def metadata(self) -> None:
         missing = set(METADATA.split()) - self.meta.keys()

@@ -20,7 +20,8 @@ installed, from any working directory, also beside another exported bundle, or a
 
 With ``--frugal_inference`` the overlay of that name is laid over inference.json for good, for servers that read
 inference.json alone, such as MONAI Label; MONAI Deploy cannot run it then, since it knows MONAI's components only.
-The same input gives the same bytes. Weights too large for a repository stay outside: ``--url`` writes large_files.yml.
+The same input gives the same bytes. Needs isort and black (requirements-test.lock). Weights too large for a repository
+stay outside: ``--url`` writes large_files.yml.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def export_bundle(
     for source in _visible(package):
         target = folder / "scripts" / source.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text(encoding="utf-8").replace(PACKAGE, "scripts"), encoding="utf-8")
+        target.write_text(_script(source), encoding="utf-8")
     _place_weights(weights, folder, url)
     version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     _zip(folder, output / f"{folder.name}_v{version}.zip")
@@ -129,10 +130,11 @@ def vendored(config: dict[str, Any], step: str) -> dict[str, Any]:
         result |= {alias: f"$importlib.import_module('scripts.{module}')" for alias, module in aliases.items()}
     names = "engines|errors|overrides|distributed|inference"
     result = _mapped(result, lambda text: re.sub(rf"(?<![\w.@#])({names})\.(?=\w)", r"@\1.", text))
-    if "initialize" in result:
+    initialize = next((key for key in result if key.lstrip("+") == "initialize"), None)
+    if initialize:
         engines = {"evaluate": "$@validate#evaluator", "inference": "$@evaluator"}
         engine = next((item for name, item in engines.items() if name in step), "$@train#trainer")
-        result["initialize"] = [*_OWN_SCRIPTS, *result["initialize"], engine]
+        result[initialize] = [*_OWN_SCRIPTS, *result[initialize], engine]
     return result
 
 
@@ -147,6 +149,19 @@ def _mapped(value: Any, of_expression: Any) -> Any:
     if value.startswith("$") and not value.startswith(("$import ", "$importlib.")):
         value = of_expression(value)
     return value.replace(f"{PACKAGE}.", "scripts.")
+
+
+def _script(source: Path) -> str:
+    """A module of the package as one of ``scripts``, as the zoo's isort and black leave it.
+
+    The shorter name of the package joins lines, and isort takes ``scripts`` for a package of somebody else.
+    """
+    import black
+    import isort
+
+    text = source.read_text(encoding="utf-8").replace(PACKAGE, "scripts")
+    text = isort.code(text, config=isort.Config(settings_file=str(ROOT / "ci" / "model_zoo" / "setup.cfg")))
+    return black.format_str(text, mode=black.Mode(line_length=120, magic_trailing_comma=False))
 
 
 def _exported(source: Path, trained_on: str, frugal_inference: bool) -> bytes:
@@ -197,7 +212,7 @@ def _readme(text: str, trained_on: str, frugal_inference: bool) -> str:
             else "MONAI's own components alone."
         ),
     )
-    rest = _replaced(rest, "The bundle holds no weights trained on patients, and no", "No")
+    rest = _replaced(rest, "The bundle holds no weights trained on patients. ", "")
     rest = _replaced(rest, "python -m hybridmim_components", "PYTHONPATH=$BUNDLE python -m scripts")
     return f"{title}\n\n**{_statement(trained_on)}**\n{rest}"
 
@@ -231,7 +246,8 @@ def _place_weights(weights: Path, folder: Path, url: str | None) -> None:
     recipe = weights.with_suffix(".json")
     (folder / "models").mkdir(exist_ok=True)
     if recipe.is_file():
-        shutil.copyfile(recipe, folder / "models" / "model.json")
+        content = json.loads(recipe.read_text(encoding="utf-8"))
+        (folder / "models" / "model.json").write_bytes(_dump(content))
     if url is None:
         shutil.copyfile(weights, folder / "models" / "model.pt")
         return
@@ -261,10 +277,8 @@ def _zip(folder: Path, target: Path) -> None:
 
 
 def _dump(config: dict[str, Any]) -> bytes:
-    sys.path.insert(0, str(ROOT / "ci"))
-    from render_bundles import format_json
-
-    return (format_json(config) + "\n").encode()
+    """As the zoo's pre-commit leaves a JSON file: ``bundles/`` has short lists on one line, which it does not take."""
+    return (json.dumps(config, indent=4) + "\n").encode()
 
 
 def main() -> None:
@@ -290,6 +304,12 @@ def main() -> None:
             frugal_inference=options.frugal_inference,
         )
         print(folder)
+        if '"SwinUNETR"' in (folder / "configs" / "inference.json").read_text(encoding="utf-8"):
+            print(
+                f"For the Model Zoo: add {folder.name} to exclude_verify_torchscript_list in its "
+                "ci/bundle_custom_data.py, since torch cannot script SwinUNETR.",
+                file=sys.stderr,
+            )
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 

@@ -60,8 +60,9 @@ networks are shrunk** (UNet with 4 to 8 features, SwinUNETR with feature size 12
 and 64^3, voxels of 5 and 6 mm), **their weights are untrained, and all images are phantoms**: the table says that the
 parts fit together, nothing of accuracy, memory or speed.
 
-- zoo checks: `ci/check_exported.py`, which is files, metadata, network, train, evaluate, inference and TorchScript as
-  the Model Zoo tries them
+- zoo checks: `ci/check_exported.py`, which is files, style, metadata, network, train, evaluate, inference and
+  TorchScript as the Model Zoo tries them, with its settings of isort, black, flake8 and pre-commit; its JSON schema of
+  the metadata and pytype are not run
 - Label: a MONAI Label {monailabel} server with the data set's two bundles; infer by the image's id, train one epoch on
   four cases, infer again with what was trained; the masks lie on the image's grid and hold labels of the metadata
 - TorchScript, ONNX, OpenVINO: `python -m scripts export`, the bundle's own, which compares each file with PyTorch
