@@ -13,18 +13,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import torch
 
-__all__ = ["Run", "children", "fill", "rank_one", "same", "small_disk", "swap"]
+__all__ = ["Run", "children", "fill", "free_port", "kill_machine", "rank_one", "same", "small_disk", "swap"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL: dict[str, dict[str, Any]] = {
@@ -75,7 +78,9 @@ class Run:
         launcher = [sys.executable]
         if self.processes:
             configs.append(str(self.bundle / "configs" / f"multi_gpu_{self.step}.json"))
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}", *torchrun]
+            one_machine = ("--standalone", f"--nproc_per_node={self.processes}")
+            several = any(word.startswith("--nnodes") for word in torchrun)
+            launcher += ["-m", "torch.distributed.run", *(() if several else one_machine), *torchrun]
         words = [word for key, value in self.knobs.items() for word in (f"--{key}", str(value))]
         files = configs[0] if len(configs) == 1 else str(configs)
         return [*launcher, "-m", "monai.bundle", "run", "--config_file", files, *words]
@@ -171,6 +176,23 @@ def children(pid: int) -> list[int]:
         return []
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(word) for word in text.split()]
+
+
+def kill_machine(torchrun: subprocess.Popen[bytes]) -> None:
+    """End torchrun and what it has started at once, as a machine that loses its power does."""
+    processes = children(torchrun.pid)
+    os.killpg(torchrun.pid, signal.SIGKILL)
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    torchrun.wait()
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])
 
 
 def rank_one(torchrun: int) -> int:

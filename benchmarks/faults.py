@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
-from fault_runs import Run, children, fill, rank_one, same, small_disk, swap
+from fault_runs import Run, children, fill, free_port, kill_machine, rank_one, same, small_disk, swap
 
 from hybridmim_components.phantoms import write_phantoms
 from hybridmim_components.stop_signals import EXIT_CODE
@@ -229,6 +229,35 @@ class Faults:
         lost = self.verdict(run, "_two") if code and seconds < 60 else "no clear end"
         return Row("dead rank", "train", "kill -9 of rank 1 of 2", what, lost)
 
+    def machines(self, step: str, fault: str) -> Row:
+        """Two machines, that is two torchruns that meet at a c10d rendezvous; nothing, a process or a machine dies."""
+        run = Run(self.work, step, fault.replace(" ", "_"), processes=2, checkpoint_minutes=0, epochs=12)
+        run.knobs |= {"val_fraction": 0.4} if step == "pretrain" else {}  # a volume for each process
+        self.uninterrupted(run, "_two")
+
+        def start(restarts: int) -> list[subprocess.Popen[bytes]]:
+            where = f"--rdzv-endpoint=localhost:{free_port()}"
+            how = ("--nnodes=2", "--nproc_per_node=1", "--rdzv-backend=c10d", where, f"--max-restarts={restarts}")
+            return [run.start((*how, f"--rdzv-conf=is_host={host}")) for host in (1, 0)]
+
+        machines = start(restarts=0 if fault == "dead machine" else 2)
+        if fault != "two machines":
+            run.wait_for(lambda: len(run.checkpoints()) == 2, machines[0])
+        if fault == "dead process":
+            os.kill(children(machines[1].pid)[0], signal.SIGKILL)
+        if fault == "dead machine":
+            kill_machine(machines[1])
+        codes = [machine.wait() for machine in machines]
+        what = f"exit codes {codes[0]} and {codes[1]}"
+        if fault == "dead machine" and all(codes):  # what a scheduler does
+            codes = [machine.wait() for machine in start(restarts=0)]
+            what += f", then, both started again, {codes[0]} and {codes[1]}"
+        what += f"; went on {run.text().count('Going on after step')} time(s)"
+        fine = not any(codes) and same(run.result(), self.uninterrupted(run, "_two"))
+        how = {"two machines": "nothing", "dead process": "kill -9 of one, --max-restarts=2"}
+        return Row(fault, f"{step}, two torchruns", how.get(fault, "kill -9 of one and all its processes"), what,
+                   "nothing" if fine else "weights differ")  # fmt: skip
+
     def second_run(self, when: str) -> Row:
         """Another seed, in the folder of a run."""
         run = Run(self.work, "train", f"second_{when}", epochs=20)
@@ -280,6 +309,20 @@ class Faults:
         return Row("mutated files", "reading", "NIfTI, DICOM, MetaImage, NRRD, JSON, weights, tar", what,
                    "nothing" if done.returncode == 0 else "see mutated_files.py")  # fmt: skip
 
+    def strange(self) -> Row:
+        """Files that are whole and hold nonsense, see strange_cases.py."""
+        script = [
+            sys.executable,
+            str(ROOT / "benchmarks" / "strange_cases.py"),
+            "--output",
+            str(self.work / "cases.md"),
+        ]
+        done = subprocess.run(script, capture_output=True, text=True)
+        found = re.search(r"\d+ cases: .*? ok", done.stdout)
+        what = found[0] if found else done.stderr[-200:]
+        return Row("strange cases", "check", "units, HU, affines, labels, dataset.json", what,
+                   "nothing" if done.returncode == 0 else "see strange_cases.py")  # fmt: skip
+
     def all(self, only: str) -> Iterator[Row]:
         """One row after the other."""
         rows: list[tuple[str, Callable[[], Row]]] = [
@@ -299,6 +342,10 @@ class Faults:
             ("second_run", lambda: self.second_run("amid")),
             ("ckpt_dir", self.ckpt_dir),
             ("mutated", self.mutated),
+            ("strange", self.strange),
+            ("machines", lambda: self.machines("pretrain", "two machines")),
+            ("machines", lambda: self.machines("train", "dead process")),
+            ("machines", lambda: self.machines("pretrain", "dead machine")),
         ]
         for name, fault in rows:
             if re.fullmatch(only, name):

@@ -100,6 +100,7 @@ def prepare(
     num_workers: int = 2,
     skip_unreadable: bool = False,
     verify: bool = False,
+    part: str | None = None,
 ) -> str:
     """Pre-process volumes once, for pre-training with `--cache store --store STORE`; a repeat does what is left.
 
@@ -114,12 +115,14 @@ def prepare(
         num_workers: processes.
         skip_unreadable: leave out volumes that cannot be used, instead of ending with an error that names them.
         verify: compare what is there with its checksums, and repair it.
+        part: such as 2/4, the second of four shares that four machines prepare; then run it once without part.
     """
     if modalities is None:
         settings = StoreSettings(spacing or (1.5, 1.5, 2.0), intensity_range or (-175, 250))
     else:
         settings = StoreSettings(spacing or (1.0, 1.0, 1.0), intensity_range, modalities)
-    return f"{prepare_store(images, store, settings, num_workers, skip_unreadable, verify)} volume(s) in {store}"
+    number = prepare_store(images, store, settings, num_workers, skip_unreadable, verify, part)
+    return f"{number} volume(s) in {f'part {part} of ' if part else ''}{store}"
 
 
 def overview(

@@ -13,7 +13,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +28,7 @@ from hybridmim_components.handlers import TerminalProgressBar
 
 __all__ = ["handlers_of_rank", "local_device", "rank", "start", "stop"]
 
+_POLL = 0.1  # s
 _RANK_0_ONLY = (StatsHandler, TensorBoardStatsHandler, TerminalProgressBar)
 
 
@@ -40,15 +44,45 @@ def start() -> None:
         raise RuntimeError(
             "multi_gpu overlays need several processes: start them by torchrun --nproc_per_node=N -m ..."
         )
+    # ignite would take SLURM's numbers for this process's own, but these count the torchruns: one a machine
+    os.environ.pop("SLURM_JOB_ID", None)
     local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if count and local_rank >= count:
         raise RuntimeError(f"torchrun's nproc_per_node must be at most the number of GPUs, {count}")
     if count:
         torch.cuda.set_device(local_rank)
     store, number, processes = next(dist.rendezvous("env://"))
-    # after a restart torch 2.13 serves the addresses of the processes before it: each attempt has keys of its own
-    store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    store = dist.PrefixStore(attempt_name(store, number, processes), store)
     dist.init_process_group("nccl" if count else "gloo", store=store, rank=number, world_size=processes)
+
+
+def attempt_name(store: dist.Store, number: int, processes: int) -> str:
+    """Agree with the other processes on a name for this attempt, which no attempt before a restart has had.
+
+    After a restart the store still has the addresses of the processes before it (torch 2.13), so each attempt needs
+    keys of its own. The number of restarts is no such name: each machine counts its own. Rank 0 draws a name and tells
+    it together with what the other ranks have said; a rank that finds there what it said itself knows the name is new.
+
+    Args:
+        store: what all processes share.
+        number: rank of this process.
+        processes: their number.
+    """
+    own = uuid.uuid4().hex
+    others = range(1, processes)
+    if number:
+        store.set(f"hello_{number}", own)
+        while (welcome := json.loads(store.get("welcome")))["hellos"].get(str(number)) != own:
+            time.sleep(_POLL)
+        store.set(f"taken_{number}", welcome["name"])
+        return str(welcome["name"])
+    while True:
+        hellos = {str(other): store.get(f"hello_{other}").decode() for other in others}
+        store.set("welcome", json.dumps({"name": own, "hellos": hellos}))
+        taken = [f"taken_{other}" for other in others]
+        if store.check(taken) and all(store.get(key).decode() == own for key in taken):
+            return own
+        time.sleep(_POLL)
 
 
 def stop() -> None:

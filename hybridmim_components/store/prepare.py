@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import multiprocessing
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -47,8 +48,12 @@ def prepare_store(
     num_workers: int = 2,
     skip_unreadable: bool = False,
     verify: bool = False,
+    part: str | None = None,
 ) -> int:
     """Pre-process volumes into a store, and index all that the store then holds.
+
+    Several machines share the work by ``part``: each prepares its share of the volumes and writes no index. One command
+    without ``part``, after them, does what is left and writes it: the same store as one machine makes.
 
     What the store has already is left as it is, unless the size or time of change of its source differs. A run that was
     killed loses the volumes it was at; the next one goes on.
@@ -60,15 +65,16 @@ def prepare_store(
         num_workers: processes; 0: this one alone.
         skip_unreadable: leave out unusable volumes and log them, instead of raising.
         verify: compare each volume that is there with its checksum, and prepare it anew where it differs.
+        part: such as ``2/4``: the second of four shares. Parts need no lock: each volume is in one of them.
 
     Returns:
-        Number of volumes in the store.
+        Number of volumes in the store, or, with ``part``, in its share.
 
     Raises:
         FileNotFoundError: when a folder does not exist or holds no volume.
         OSError: when the store is a folder that cannot be written, or into which another process prepares volumes.
-        ValueError: when the store was made with other settings, a package is missing, a process died, or volumes are
-            unusable: then the others are done, but the store has no new index.
+        ValueError: when part is no share, the store was made with other settings, a package is missing, a process
+            died, or volumes are unusable: then the others are done, but the store has no new index.
     """
     require_libraries("zarr", "numcodecs", "google_crc32c")
     folders = [images] if isinstance(images, (str, Path)) else images
@@ -76,11 +82,12 @@ def prepare_store(
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"images must be existing folders, got {folder}")
     place = StorePlace(store)
-    if read_settings(place) is None and place.names():
+    share = _share(part)
+    if place.names() and read_settings(place) is None:  # in this order: another part may be making the store
         raise ValueError(f"store must be a prepared store or an empty folder, got {store}, which holds files")
-    lock = FolderLock(store=place.folder)  # an object store has no locks
+    lock = FolderLock(store=None if part else place.folder)  # an object store has no locks
     try:
-        return _fill(place, folders, settings, num_workers, skip_unreadable, verify)
+        return _fill(place, folders, settings, num_workers, skip_unreadable, verify, share)
     finally:
         lock.release()
 
@@ -92,9 +99,12 @@ def _fill(
     num_workers: int,
     skip_unreadable: bool,
     verify: bool,
+    share: tuple[int, int],
 ) -> int:
     _settle(place, settings)
+    number, of = share
     volumes = find_volumes(folders, settings.modalities, skip_unreadable)
+    volumes = [image for image in volumes if _place_of(volume_name(image)) % of == number - 1]
     todo = _left(place, volumes, verify)
     if len(todo) < len(volumes):
         logger.info("%d of %d volume(s) are in %s already", len(volumes) - len(todo), len(volumes), place.url)
@@ -109,7 +119,21 @@ def _fill(
         if not skip_unreadable:
             raise ValueError(f"{text}\nrepair or remove them, or add --skip_unreadable; the others are done")
         logger.warning("Skipped, since skip_unreadable is set: %s", text)
-    return write_index(place, settings)
+    return write_index(place, settings) if of == 1 else len(volumes)
+
+
+def _share(part: str | None) -> tuple[int, int]:
+    """Number of a part and of all parts, from a text such as 2/4."""
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part or "1/1")
+    number, of = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= of:
+        raise ValueError(f"part must be a share such as 2/4, the second of four, got {part}")
+    return number, of
+
+
+def _place_of(name: str) -> int:
+    """A number that follows from the name alone, so that each part draws the same shares."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16)
 
 
 def _settle(place: StorePlace, settings: StoreSettings) -> None:

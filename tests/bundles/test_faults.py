@@ -37,3 +37,12 @@ def test_a_command_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path, s
 def test_torchrun_restarts_after_a_rank_has_died(tmp_path: Path) -> None:
     row = Faults(tmp_path, kills=1, seed=0).rank(restarts=1)
     assert row.lost == "nothing" and "exit code 0" in row.what_happened, row
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("step", "fault"), [("pretrain", "two machines"), ("train", "dead process"), ("pretrain", "dead machine")]
+)
+def test_two_machines(tmp_path: Path, step: str, fault: str) -> None:
+    row = Faults(tmp_path, kills=1, seed=0).machines(step, fault)
+    assert row.lost == "nothing", row

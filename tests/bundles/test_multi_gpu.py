@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,7 +42,9 @@ def torchrun(bundle, step: str, cwd: Path, **overrides: object) -> None:
     small = {k: v for k, v in bundle.small(step).items() if k != "device"}
     for key, value in {**small, **overrides}.items():
         command += [f"--{key}", str(value)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    # in a job of SLURM, whose numbers ignite must not take for those of these processes
+    environment = {**os.environ, "SLURM_JOB_ID": "7"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, f"{step}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
 
 

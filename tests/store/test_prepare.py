@@ -250,6 +250,28 @@ def test_processes_write_what_one_writes(images: Path, tmp_path: Path, settings:
     assert one == two
 
 
+def test_parts_make_the_store_that_one_command_makes(images: Path, tmp_path: Path, settings: StoreSettings) -> None:
+    assert prepare_store(images, tmp_path / "one", settings, num_workers=0) == 3
+    parts = [prepare_store(images, tmp_path / "parts", settings, 0, part=f"{k}/3") for k in (3, 1, 2)]
+    assert sum(parts) == 3 and max(parts) < 3, "each volume is in one part"
+    with pytest.raises(ValueError, match="has no index"):
+        open_store(tmp_path / "parts", **settings.as_dict())
+    before = times(tmp_path / "parts")
+    assert prepare_store(images, tmp_path / "parts", settings, num_workers=0) == 3
+    assert before.items() <= times(tmp_path / "parts").items(), "the last command prepares nothing anew"
+    one, several = (
+        {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")}
+        for root in (tmp_path / "one", tmp_path / "parts")
+    )
+    assert one == several
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/0"])
+def test_a_part_is_a_share(part: str, images: Path, tmp_path: Path, settings: StoreSettings) -> None:
+    with pytest.raises(ValueError, match=f"part must be a share such as 2/4, the second of four, got {part}"):
+        prepare_store(images, tmp_path / "store", settings, part=part)
+
+
 def test_a_store_is_filled_by_one_command_at_a_time(images: Path, tmp_path: Path, settings: StoreSettings) -> None:
     store = tmp_path / "store"
     lock = FolderLock(store=store)
