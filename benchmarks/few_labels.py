@@ -14,7 +14,7 @@
     python benchmarks/few_labels.py tune   --dataset_dir DIR --work DIR    # learning rates, on the tuning patients
     python benchmarks/few_labels.py run    --dataset_dir DIR --work DIR    # the table's cells, on the test patients
     python benchmarks/few_labels.py curve  --dataset_dir DIR --work DIR    # Dice against steps, on the tuning patients
-    python benchmarks/few_labels.py report                                # table and plot from the cells so far
+    python benchmarks/few_labels.py report                                # tables and plot from the cells so far
 
 The question: by how much does the mean Dice of the test patients rise when a network starts from HybridMIM's weights,
 against training from scratch and against plain masked modelling? The rule, fixed before any test patient was scored: a
@@ -48,7 +48,7 @@ from typing import Any
 
 import torch
 from few_labels_cells import STEPS_PER_EPOCH, Cell, Study, read_arms
-from few_labels_report import report
+from few_labels_report import report, report_tuning
 from rows import add_rows, read_rows
 from tqdm import tqdm
 
@@ -136,9 +136,9 @@ def _curve(cell: Cell) -> list[dict[str, Any]]:
     return _study.curve(cell)
 
 
-def _pretrain(job: tuple[str, int]) -> tuple[str, int]:
+def _pretrain(job: tuple[str, int]) -> dict[str, Any]:
     _study.pretrain(*job)
-    return job
+    return _study.learnt(*job)
 
 
 def _measure(arm: str) -> None:
@@ -152,12 +152,15 @@ def measure(arms: Sequence[str]) -> None:
             executor.submit(_measure, source).result()
 
 
-def pretrain(arms: Sequence[str], processes: int, seed: int) -> None:
-    """Pre-train what a seed misses, side by side."""
+def pretrain(arms: Sequence[str], processes: int, seed: int, path: Path) -> None:
+    """Pre-train what a seed misses, side by side, and add what it has learnt to a file."""
     sources = dict.fromkeys(source for arm in arms if (source := _study.arms[arm].pretrained_by))
     with pool(processes) as executor:
-        for arm, _ in executor.map(_pretrain, [(source, seed) for source in sources]):
-            print(f"few_labels: pre-trained {arm}, seed {seed}", file=sys.stderr, flush=True)
+        for learnt in executor.map(_pretrain, [(source, seed) for source in sources]):
+            print(f"few_labels: pre-trained {learnt['arm']}, seed {seed}", file=sys.stderr, flush=True)
+            known = {(row["arm"], row["seed"], row["steps"]) for row in read_rows(path)}
+            if (learnt["arm"], str(learnt["seed"]), str(learnt["steps"])) not in known:
+                add_rows(path, [learnt])
 
 
 #: What each command writes, how, and the patients that it scores.
@@ -189,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.labels = options.labels or ([TUNING_LABELS] if options.command == "tune" else [1, 2, 4, 8])
     titles = {name: arm.title for name, arm in read_arms().items()}
     if options.command == "report":
+        if (options.output / "tuning.csv").is_file():
+            report_tuning(options.output, titles)
         report(options.output, titles)
         return
     if not options.dataset_dir or not options.work:
@@ -204,11 +209,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rates = {arm: options.rates if tune else [best[arm]] for arm in options.arms}
     measure(options.arms)
     for seed in TUNING_SEEDS if tune else range(options.seeds):  # seed by seed, so that a part is fair, too
-        pretrain(options.arms, options.processes, seed)
+        pretrain(options.arms, options.processes, seed, options.output / "pretraining.csv")
         cells = cells_of_seed(seed, rates, options, scored)
         run_cells(cells, options.output / name, do, options.processes, f"seed {seed}")
         if options.command == "run":
             report(options.output, titles)
+        elif tune:
+            report_tuning(options.output, titles)
 
 
 if __name__ == "__main__":

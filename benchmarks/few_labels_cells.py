@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARMS = ROOT / "benchmarks" / "arms"
 SPLIT_SEED, TEST, TUNING, LEAST_POOL = 2026, 60, 24, 20
 STEPS_PER_EPOCH = 50
+LEARNT = ("masked_error_share", "number_accuracy", "number_within_one", "location_accuracy")
 Overrides = dict[str, Any]
 
 
@@ -215,11 +216,20 @@ class Study:
     def pretrain(self, name: str, seed: int) -> Path:
         """Pre-trained weights of an arm, made if they are not there; the last ones, which no volume has chosen."""
         steps = self.pretraining_steps(name)
-        folder = self.work / "pretrained" / f"{name}_{seed}_{steps}"
+        folder = self._pretrained(name, seed)
         if not (folder / "done").is_file():
             self._run(["pretrain"], folder, self._pretraining(self.arms[name], folder, seed, steps))
             (folder / "done").touch()
         return folder / "models" / "pretrained" / "last.pt"
+
+    def learnt(self, name: str, seed: int) -> dict[str, Any]:
+        """What a pre-training has learnt: figures of its last validation, on volumes of the pool that it held out."""
+        figures = read_rows(self._pretrained(name, seed) / "pretrain" / "validation.csv")[-1]
+        kept = {key: f"{float(figures[f'val_{key}']):.4f}" for key in LEARNT if figures.get(f"val_{key}")}
+        return {"arm": name, "seed": seed, "steps": self.pretraining_steps(name)} | dict.fromkeys(LEARNT, "") | kept
+
+    def _pretrained(self, name: str, seed: int) -> Path:
+        return self.work / "pretrained" / f"{name}_{seed}_{self.pretraining_steps(name)}"
 
     def _pretraining(self, arm: Arm, folder: Path, seed: int, steps: int) -> Overrides:
         return {

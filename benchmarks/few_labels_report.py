@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rows import read_rows
 
-__all__ = ["Difference", "difference", "read_scores", "report"]
+__all__ = ["Difference", "difference", "read_scores", "report", "report_tuning"]
 
 RESAMPLES = 10_000
 BUDGET = ("learning_rate", "steps", "pretraining_steps")
@@ -112,6 +112,27 @@ def report(folder: Path, titles: Mapping[str, str]) -> None:
     (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw(scores, counts, {arm: titles[arm] for arm in arms}, folder / "plot.png")
     print("\n".join(lines))
+
+
+def report_tuning(folder: Path, titles: Mapping[str, str]) -> None:
+    """Write ``tuning.md`` beside ``tuning.csv``: every trial, those that gained nothing too.
+
+    The difference is that to scratch with the same labelled patients, learning rate and seeds.
+    """
+    found: dict[tuple[int, str, float], dict[int, float]] = {}
+    for row in read_rows(folder / "tuning.csv"):
+        key = (int(row["labels"]), row["arm"], float(row["learning_rate"]))
+        found.setdefault(key, {})[int(row["seed"])] = 100 * float(row["dice"])
+    header = ("labelled patients", "arm", "learning rate", "seeds", "Dice of each", "mean", "less scratch, same seeds")
+    lines = [_line(header), _line(["---"] * len(header))]
+    for (labels, arm, rate), own in sorted(found.items()):
+        scratch = found.get((labels, "scratch", rate), {})
+        common = [own[seed] - scratch[seed] for seed in own if seed in scratch]
+        gain = f"{np.mean(common):+.1f}" if common and arm != "scratch" else ""
+        each = ", ".join(f"{own[seed]:.1f}" for seed in sorted(own))
+        mean = f"{np.mean(list(own.values())):.1f}"
+        lines.append(_line((labels or "all", titles[arm], rate, len(own), each, mean, gain)))
+    (folder / "tuning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _line(cells: Iterable[object]) -> str:

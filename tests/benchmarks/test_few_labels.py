@@ -22,7 +22,7 @@ import few_labels
 import numpy as np
 import pytest
 from few_labels_cells import TEST, TUNING, Cell, Patients, read_arms, scores
-from few_labels_report import difference, read_scores, report
+from few_labels_report import difference, read_scores, report, report_tuning
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "few_labels_msd_hippocampus_unet"
@@ -79,11 +79,15 @@ def test_too_few_cases_are_refused(tmp_path: Path) -> None:
 
 
 def test_each_arm_overrides_settings_that_the_bundle_has() -> None:
-    config = json.loads(
-        (ROOT / "bundles/hybridmim_msd_hippocampus_unet_segmentation/configs/pretrain.json").read_text()
-    )
+    configs = ROOT / "bundles/hybridmim_msd_hippocampus_unet_segmentation/configs"
     for arm in read_arms().values():
-        assert set(arm.pretrain or {}) <= set(config), arm.name
+        for step, overrides in (("pretrain", arm.pretrain), ("train", arm.train)):
+            config = json.loads((configs / f"{step}.json").read_text())
+            for setting in overrides or {}:
+                place = config
+                for name in setting.split("#"):
+                    assert name in place, f"{arm.name}: {setting}"
+                    place = place[name]
     assert read_arms()["scratch"].pretrain is None and read_arms()["masked_modelling"].pretrain["region"] == "full"
 
 
@@ -151,6 +155,19 @@ def test_scores_leave_out_classes_that_a_patient_does_not_have(tmp_path: Path) -
     assert scores(path, {"both sides": ["a", "b"]})["dice_by_patient"] == "0.7000"
 
 
+def test_the_log_of_trials_compares_with_scratch_seed_by_seed(tmp_path: Path) -> None:
+    rows = [
+        {**Cell(arm, 2, seed, "tuning", 0.003, 400, 0).__dict__, "dice": dice}
+        for arm, all_dice in (("scratch", (0.8, 0.7, 0.1)), ("hybridmim", (0.81, 0.73)))
+        for seed, dice in zip((100, 101, 102), all_dice, strict=False)
+    ]
+    few_labels.add_rows(tmp_path / "tuning.csv", rows)
+    report_tuning(tmp_path, {"scratch": "from scratch", "hybridmim": "HybridMIM"})
+    lines = (tmp_path / "tuning.md").read_text().splitlines()
+    assert lines[2] == "| 2 | HybridMIM | 0.003 | 2 | 81.0, 73.0 | 77.0 | +2.0 |"
+    assert lines[3] == "| 2 | from scratch | 0.003 | 3 | 80.0, 70.0, 10.0 | 53.3 |  |"
+
+
 def test_cells_of_two_budgets_are_not_put_into_one_table(tmp_path: Path) -> None:
     few_labels.add_rows(
         tmp_path / "cells.csv", [row("hybridmim", 1, s, [0.5, 0.6]) | {"steps": 400 * s} for s in (1, 2)]
@@ -209,3 +226,16 @@ def wait_until(condition: Callable[[], bool], seconds: float = 50) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_the_readme_has_the_figures_of_the_trials() -> None:
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for trial in few_labels.read_rows(RESULTS / "tuning.csv"):
+        if trial["learning_rate"] == "0.003":
+            found.setdefault((trial["labels"], trial["arm"]), {})[trial["seed"]] = 100 * float(trial["dice"])
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for labels in ("1", "2"):
+        arms = [found[labels, arm] for arm in ("scratch", "masked_modelling", "hybridmim", "hybridmim_long")]
+        seeds = set.intersection(*(set(arm) for arm in arms))
+        means = [f"{np.mean([arm[seed] for seed in sorted(seeds)]):.1f}" for arm in arms]
+        assert f"| {labels} | {' | '.join(means)} |" in text
