@@ -24,6 +24,7 @@ from torch import Tensor
 from hybridmim_components.deployment.trained_bundle import TrainedBundle
 from hybridmim_components.phantoms.anatomy import abdomen_phantom
 from hybridmim_components.phantoms.brain import MODALITIES, brain_phantom
+from hybridmim_components.phantoms.hippocampus import hippocampus_phantom
 
 __all__ = ["Comparison", "compare", "phantom_images"]
 
@@ -91,5 +92,7 @@ def _draw(bundle: TrainedBundle, size: Sequence[int], seed: int) -> np.ndarray:
     rng, image = np.random.default_rng(seed), bundle.image_format
     if image["modality"] == "MR":
         names = list(image["channel_def"].values())
+        if not set(names) <= set(MODALITIES):
+            return np.stack([hippocampus_phantom(rng, size, (1.0, 1.0, 1.0))[0] for _ in names])
         return brain_phantom(rng, size)[0][[MODALITIES.index(name) for name in names]]
     return np.stack([abdomen_phantom(rng, size)[0] for _ in range(image["num_channels"])])

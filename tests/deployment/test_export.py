@@ -109,6 +109,7 @@ def files_in(bundle: Path) -> set[str]:
 CASES = [
     pytest.param("msd_spleen_unet", "torchscript"),
     pytest.param("brats2020_unet", "torchscript"),
+    pytest.param("msd_hippocampus_unet", "torchscript"),
     pytest.param("msd_spleen_swinunetr", "torchscript", marks=pytest.mark.slow),
     *(
         pytest.param(f"msd_spleen_{backbone}", format, marks=mark)
