@@ -57,4 +57,4 @@ def test_committed_table_has_a_row_for_each_bundle() -> None:
     text = (support_table.ROOT / "docs" / "support.md").read_text()
     for name in support_table.NAMES:
         row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
-        assert row.count("| ok ") + row.count("| not tried ") == len(OK)
+        assert row.count("| ok ") == len(OK), name
