@@ -239,3 +239,5 @@ def test_the_readme_has_the_figures_of_the_trials() -> None:
         seeds = set.intersection(*(set(arm) for arm in arms))
         means = [f"{np.mean([arm[seed] for seed in sorted(seeds)]):.1f}" for arm in arms]
         assert f"| {labels} | {' | '.join(means)} |" in text
+    plain, augmented = (f"{np.mean(list(found['2', arm].values())):.1f}" for arm in ("scratch_flips", "scratch"))
+    assert f"training from scratch from {plain} to {augmented} with two labelled" in text
