@@ -194,7 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.command == "report":
         if (options.output / "tuning.csv").is_file():
             report_tuning(options.output, titles)
-        report(options.output, titles)
+        try:
+            report(options.output, titles)
+        except FileNotFoundError as error:
+            raise SystemExit(f"few_labels: {error}") from None
         return
     if not options.dataset_dir or not options.work:
         parser.error("--dataset_dir and --work are needed")

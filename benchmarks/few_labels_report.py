@@ -92,6 +92,8 @@ def report(folder: Path, titles: Mapping[str, str]) -> None:
         FileNotFoundError: when there are no cells.
     """
     scores = read_scores(folder / "cells.csv")
+    if not scores:
+        raise FileNotFoundError(f"no cells in {folder / 'cells.csv'}: few_labels.py run computes them")
     distances = read_scores(folder / "cells.csv", "hd95_mm_by_patient", 1.0)
     counts = sorted({labels for _, labels in scores}, key=lambda labels: labels or 10**9)
     arms = [arm for arm in titles if any((arm, labels) in scores for labels in counts)]

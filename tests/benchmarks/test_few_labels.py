@@ -168,6 +168,12 @@ def test_the_log_of_trials_compares_with_scratch_seed_by_seed(tmp_path: Path) ->
     assert lines[3] == "| 2 | from scratch | 0.003 | 3 | 80.0, 70.0, 10.0 | 53.3 |  |"
 
 
+def test_a_report_without_cells_says_so_and_writes_no_table(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="few_labels: no cells in .*cells.csv: few_labels.py run computes them"):
+        few_labels.main(["report", "--output", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_cells_of_two_budgets_are_not_put_into_one_table(tmp_path: Path) -> None:
     few_labels.add_rows(
         tmp_path / "cells.csv", [row("hybridmim", 1, s, [0.5, 0.6]) | {"steps": 400 * s} for s in (1, 2)]
