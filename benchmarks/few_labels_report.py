@@ -29,6 +29,7 @@ BUDGET = ("learning_rate", "steps", "pretraining_steps")
 REFERENCES = ("scratch", "masked_modelling")
 FIRST = (*REFERENCES, "hybridmim")
 HEADER = ("labelled patients", "arm", "seeds", "Dice", "HD95, mm", "Dice less scratch", "less plain masked modelling")
+TRIALS = ("labelled patients", "steps", "arm", "learning rate", "seeds", "Dice of each", "mean", "less scratch")
 #: Dice in per cent of each patient, by arm and number of labelled patients, then by seed.
 Scores = dict[tuple[str, int], dict[int, np.ndarray]]
 
@@ -119,21 +120,20 @@ def report(folder: Path, titles: Mapping[str, str]) -> None:
 def report_tuning(folder: Path, titles: Mapping[str, str]) -> None:
     """Write ``tuning.md`` beside ``tuning.csv``: every trial, those that gained nothing too.
 
-    The difference is that to scratch with the same labelled patients, learning rate and seeds.
+    The difference is that to scratch with the same labelled patients, steps, learning rate and seeds.
     """
-    found: dict[tuple[int, str, float], dict[int, float]] = {}
+    found: dict[tuple[int, int, str, float], dict[int, float]] = {}
     for row in read_rows(folder / "tuning.csv"):
-        key = (int(row["labels"]), row["arm"], float(row["learning_rate"]))
+        key = (int(row["labels"]), int(row["steps"]), row["arm"], float(row["learning_rate"]))
         found.setdefault(key, {})[int(row["seed"])] = 100 * float(row["dice"])
-    header = ("labelled patients", "arm", "learning rate", "seeds", "Dice of each", "mean", "less scratch, same seeds")
-    lines = [_line(header), _line(["---"] * len(header))]
-    for (labels, arm, rate), own in sorted(found.items()):
-        scratch = found.get((labels, "scratch", rate), {})
+    lines = [_line(TRIALS), _line(["---"] * len(TRIALS))]
+    for (labels, steps, arm, rate), own in sorted(found.items()):
+        scratch = found.get((labels, steps, "scratch", rate), {})
         common = [own[seed] - scratch[seed] for seed in own if seed in scratch]
         gain = f"{np.mean(common):+.1f}" if common and arm != "scratch" else ""
         each = ", ".join(f"{own[seed]:.1f}" for seed in sorted(own))
         mean = f"{np.mean(list(own.values())):.1f}"
-        lines.append(_line((labels or "all", titles[arm], rate, len(own), each, mean, gain)))
+        lines.append(_line((labels or "all", steps, titles[arm], rate, len(own), each, mean, gain)))
     (folder / "tuning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

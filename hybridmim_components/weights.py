@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from hybridmim_components import __version__
 from hybridmim_components.files import read_json_object, save_tensors, write_text
 from hybridmim_components.networks.backbones import backbone_of
+from hybridmim_components.networks.scale_free import scale_free_weights
 from hybridmim_components.weights_check import SEEN, require_plain_recipe, require_state_dict, require_uncompressed
 
 __all__ = [
@@ -54,6 +55,8 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     adapted: list[str] = field(default_factory=list)
     """Loaded after a change of the number of input channels."""
+    rescaled: list[str] = field(default_factory=list)
+    """Loaded and brought back to the size of new weights."""
     skipped: list[str] = field(default_factory=list)
     """Of the output layer, or in the file only."""
     missing: list[str] = field(default_factory=list)
@@ -68,7 +71,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         counts = ", ".join(
-            f"{len(getattr(self, kind))} {kind}" for kind in ("loaded", "adapted", "skipped", "missing", "mismatched")
+            f"{len(getattr(self, kind))} {kind}"
+            for kind in ("loaded", "adapted", "rescaled", "skipped", "missing", "mismatched")
         )
         lines = [f"{self.path}: {counts} tensors, {self.share:.1%} of the values outside the output layer"]
         lines += [f"  recipe differs: {difference}" for difference in self.differences]
@@ -188,11 +192,16 @@ def load_pretrained(
     min_share: float = 0.9,
     recipe: Mapping[str, Any] | None = None,
     bundle_root: str | Path | None = None,
+    restore_scale: bool = True,
 ) -> LoadReport:
     """Move pre-trained encoder and decoder weights into a segmentation network, in place.
 
     The output layer keeps its own weights: it is left out by name, since shapes can agree by chance. A stem with
     another number of input channels is adapted, see :func:`adapt_stem`.
+
+    Pre-training lets weights grow, those of the decoder to three to five times their size at the start. Where an
+    instance normalisation follows, the size changes no output, but a large weight learns as slowly as at a learning
+    rate that is so much lower. ``restore_scale`` gives these weights the norm that the network's own have.
 
     Args:
         network: a stock network that :func:`.backbones.backbone_of` knows.
@@ -200,6 +209,7 @@ def load_pretrained(
         min_share: least share of the network's values, output layer aside, that must be loaded, in (0, 1].
         recipe: the target's settings, compared with those of pre-training that bear the same name.
         bundle_root: second place to look for a relative path.
+        restore_scale: see above; see :func:`.networks.scale_free_weights` for which weights.
 
     Returns:
         What was done, also written to the log.
@@ -226,6 +236,8 @@ def load_pretrained(
             f"pre-trained weights must fill {min_share:.0%} of the network outside its output layer, "
             f"got {report.share:.1%}{cause}:\n{report}"
         )
+    if restore_scale:
+        report.rescaled = _restore_scale(new, target, scale_free_weights(network))
     network.load_state_dict({**target, **new})
     logger.log(logging.WARNING if report.differences else logging.INFO, "Loaded pre-trained weights\n%s", report)
     return report
@@ -254,6 +266,14 @@ def _match(network: nn.Module, source: Mapping[str, Tensor], report: LoadReport)
             report.mismatched.append(f"{name} {tuple(tensor.shape)} for {tuple(target[name].shape)}")
     report.missing = [n for n in target if n not in source and not _belongs(n, backbone.output_layer)]
     return new
+
+
+def _restore_scale(new: dict[str, Tensor], target: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
+    """Give weights the norm of those that they replace; returns the names of those that were not 0."""
+    changed = [name for name in names if name in new and new[name].norm() > 0]
+    for name in changed:
+        new[name] = new[name] * (target[name].norm() / new[name].norm()).to(new[name])
+    return changed
 
 
 def recipe_differences(source: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:

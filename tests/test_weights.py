@@ -44,11 +44,25 @@ def test_encoder_and_decoder_move_and_the_output_layer_stays(tmp_path: Path) -> 
     for name, tensor in target.state_dict().items():
         if name.startswith("final_conv"):
             continue
-        assert torch.equal(tensor, source.state_dict()[name]), name
+        assert torch.equal(tensor, source.state_dict()[name]) or name in report.rescaled, name
         assert name in report.loaded
     assert torch.equal(target.final_conv.weight, before)
     assert report.skipped == ["final_conv.weight", "final_conv.bias"]
     assert not report.missing and not report.mismatched and report.share == 1
+
+
+def test_weights_that_grew_in_pre_training_are_brought_back_to_the_size_of_new_ones(tmp_path: Path) -> None:
+    source, target = unet().double().eval(), unet().double().eval()
+    weight = "upcat_1.convs.conv_0.conv.weight"
+    source.get_parameter(weight).data.mul_(5)
+    norm, x = target.get_parameter(weight).norm(), torch.rand(1, 1, 32, 32, 32, dtype=torch.float64)
+    save_weights(tmp_path / "model.pt", source, RECIPE)
+    report = load_pretrained(target, tmp_path / "model.pt")
+    assert weight in report.rescaled and torch.isclose(target.get_parameter(weight).norm(), norm)
+    target.final_conv.load_state_dict(source.final_conv.state_dict())
+    assert torch.allclose(target(x), source(x), atol=1e-3)
+    assert not load_pretrained(target, tmp_path / "model.pt", restore_scale=False).rescaled
+    assert torch.equal(target.get_parameter(weight), source.get_parameter(weight))
 
 
 def test_a_bare_state_dict_has_its_recipe_beside_it(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import BasicUNet, SwinUNETR
+from torch import nn
+
+from hybridmim_components.networks import scale_free_weights
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        BasicUNet(spatial_dims=2, features=(4, 4, 4, 4, 4, 4), dropout=0.1),
+        SwinUNETR(1, 2, spatial_dims=2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
+    ],
+    ids=["BasicUNet", "SwinUNETR"],
+)
+@torch.no_grad()
+def test_they_are_the_convolutions_whose_factor_changes_no_output(network: nn.Module) -> None:
+    torch.manual_seed(0)
+    network = network.double().eval()
+    x = 100 * torch.randn(1, 1, 64, 64, dtype=torch.float64)  # large beside the normalisation's epsilon
+    before, found = network(x), []
+    for name, weight in network.named_parameters():
+        if weight.ndim == 4:
+            weight.mul_(3)
+            if torch.allclose(network(x), before, rtol=0, atol=1e-3 * float(before.std())):
+                found.append(name)
+            weight.div_(3)
+    assert found and scale_free_weights(network) == found
+
+
+def test_batch_normalisation_keeps_statistics_of_the_old_scale() -> None:
+    assert not scale_free_weights(BasicUNet(features=(4, 4, 4, 4, 4, 4), norm=("batch", {"affine": True})))
