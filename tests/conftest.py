@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from preloaded import run_module
 
 MonaiRun = Callable[..., subprocess.CompletedProcess[str]]
 VARIABLE = "HYBRIDMIM_REAL_DATA"
@@ -63,14 +63,13 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def monai_run() -> MonaiRun:
-    """``python -m monai.bundle run`` in another process, as typed in a shell."""
+    """``python -m monai.bundle run`` in another process, but for the import as typed in a shell."""
 
     def run(bundle: Path, configs: Sequence[str], cwd: Path, **overrides: object) -> subprocess.CompletedProcess[str]:
         files = [str(bundle / "configs" / f"{name}.json") for name in configs]
-        command = [sys.executable, "-m", "monai.bundle", "run"]
-        command += ["--config_file", files[0] if len(files) == 1 else str(files)]
+        arguments = ["run", "--config_file", files[0] if len(files) == 1 else str(files)]
         for key, value in {"bundle_root": bundle, **overrides}.items():
-            command += [f"--{key}", str(value)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
+            arguments += [f"--{key}", str(value)]
+        return run_module("monai.bundle", arguments, cwd)
 
     return run

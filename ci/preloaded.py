@@ -1,0 +1,87 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Run a Python module as a command in a new process that has MONAI imported already: tests start many such commands."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["run_module"]
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["monai.bundle", "monai.engines", "monai.handlers", "monai.networks.nets", "monai.transforms", "itk"]
+    + [f"hybridmim_components.{name}" for name in ("data", "engines", "handlers", "losses", "networks", "overview")]
+)
+
+
+def run_module(
+    module: str, arguments: Sequence[str], cwd: str | Path, timeout: float = 900
+) -> subprocess.CompletedProcess[str]:
+    """Do what ``python -m module arguments`` does, some seconds faster.
+
+    The process is forked from one that has done nothing but import: it shares no state with the caller or with another
+    run. It has the environment that the caller had at its first call.
+
+    Args:
+        module: such as ``monai.bundle``.
+        arguments: of the command.
+        cwd: working directory.
+        timeout: in seconds.
+
+    Returns:
+        Exit code and what the process has written.
+
+    Raises:
+        subprocess.TimeoutExpired: when the command takes longer; it is killed.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        places = [str(Path(folder, name)) for name in ("stdout", "stderr")]
+        process = _CONTEXT.Process(target=_run, args=(module, list(arguments), str(cwd), places))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(command, timeout)
+        output, errors = (Path(place).read_text(encoding="utf-8") for place in places)
+    return subprocess.CompletedProcess(command, process.exitcode, output, errors)
+
+
+def _run(module: str, arguments: list[str], cwd: str, places: Sequence[str]) -> None:
+    os.chdir(cwd)
+    for number, place in enumerate(places, start=1):
+        file = os.open(place, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    sys.argv = [module, *arguments]
+    sys.path[0:0] = [cwd]
+    code: object = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # multiprocessing would print the traceback itself
+        code = 1
+    atexit._run_exitfuncs()  # multiprocessing leaves out what the command has registered
+    sys.exit(code)
