@@ -79,7 +79,8 @@ cd -- "$ROOT"
 if [ "$install" = yes ]; then
     # shellcheck source=ci/python_env.sh
     source ci/python_env.sh
-    if ! hybridmim_python_env requirements.lock requirements-test.lock requirements-deployment.lock; then
+    if ! hybridmim_python_env requirements.lock requirements-test.lock requirements-deployment.lock \
+        requirements-docs.lock; then
         echo "runtests: FAILED: the installation" >&2
         exit 1
     fi

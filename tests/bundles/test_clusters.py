@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""docs/pretrain.sbatch with stand-ins for SLURM's commands: two torchruns, a time that runs out, the next job."""
+"""The SLURM script of docs/how_to with stand-ins for SLURM: two torchruns, a time that runs out, the next job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fault_runs import Run, children, free_port
 
 from hybridmim_components.phantoms import write_phantoms
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "pretrain.sbatch"
+SCRIPT = Path(__file__).parents[2] / "docs" / "how_to" / "pretrain.sbatch"
 COMMANDS = {
     # two machines; a signal reaches both, as that of SLURM does
     "srun": 'shift; export SLURM_LOCALID=0 SLURM_NTASKS=2 SLURM_PROCID=0; "$@" & one=$!; '
