@@ -97,6 +97,7 @@ def prepare(
     spacing: list | None = None,
     intensity_range: list | None = None,
     modalities: list | None = None,
+    clip_percentiles: list | None = None,
     num_workers: int = 2,
     skip_unreadable: bool = False,
     verify: bool = False,
@@ -104,7 +105,7 @@ def prepare(
 ) -> str:
     """Pre-process volumes once, for pre-training with `--cache store --store STORE`; a repeat does what is left.
 
-    Give spacing, intensity_range and modalities of the run that will read the store: the top of its pretrain.json.
+    Give the run's spacing and its intensity_range, modalities or clip_percentiles: the top of its pretrain.json.
 
     Args:
         images: folder, or list of folders such as "['/scans/a','/scans/b']", that hold the volumes.
@@ -112,15 +113,16 @@ def prepare(
         spacing: mm; default: 1.5, 1.5 and 2 for CT, 1 for MRI.
         intensity_range: of CT, HU; default: -175 to 250.
         modalities: of MRI, such as "['flair','t1','t1ce','t2']"; makes it a store of MRI.
+        clip_percentiles: of MRI with one channel, such as "[0.5,99.5]"; makes it a store of such MRI.
         num_workers: processes.
         skip_unreadable: leave out volumes that cannot be used, instead of ending with an error that names them.
         verify: compare what is there with its checksums, and repair it.
         part: such as 2/4, the second of four shares that four machines prepare; then run it once without part.
     """
-    if modalities is None:
+    if modalities is None and clip_percentiles is None:
         settings = StoreSettings(spacing or (1.5, 1.5, 2.0), intensity_range or (-175, 250))
     else:
-        settings = StoreSettings(spacing or (1.0, 1.0, 1.0), intensity_range, modalities)
+        settings = StoreSettings(spacing or (1.0, 1.0, 1.0), intensity_range, modalities, clip_percentiles)
     number = prepare_store(images, store, settings, num_workers, skip_unreadable, verify, part)
     return f"{number} volume(s) in {f'part {part} of ' if part else ''}{store}"
 

@@ -39,8 +39,8 @@ def scale_free_weights(network: nn.Module) -> list[str]:
     names = []
     for name, module in network.named_modules():
         if isinstance(module, Convolution):
-            first = next(module.adn.children(), None) if hasattr(module, "adn") else None
-            normed = {"conv": first}
+            after = dict(module.named_children()).get("adn", nn.Identity())
+            normed = {"conv": next(after.children(), None)}
         elif isinstance(module, UnetBasicBlock | UnetResBlock):
             normed = {f"conv{i}.conv": getattr(module, f"norm{i}", None) for i in (1, 2, 3)}
         else:

@@ -84,6 +84,7 @@ def open_store(
     spacing: Sequence[float],
     intensity_range: Sequence[float] | None = None,
     modalities: Sequence[str] | None = None,
+    clip_percentiles: Sequence[float] | None = None,
 ) -> PreparedStore:
     """Open a store for a run with these settings.
 
@@ -92,6 +93,7 @@ def open_store(
         spacing: of the run, mm.
         intensity_range: of the run, HU; for CT.
         modalities: of the run; for MRI.
+        clip_percentiles: of the run; for MRI with one channel.
 
     Raises:
         ValueError: when there is no store or no index, the package that reads it is missing, or a setting of the run is
@@ -104,7 +106,7 @@ def open_store(
     settings = read_settings(place)
     if settings is None:
         raise ValueError(f"store must be what `python -m hybridmim_components prepare` wrote, got {url}")
-    differences = StoreSettings(spacing, intensity_range, modalities).differences(settings.as_dict())
+    differences = StoreSettings(spacing, intensity_range, modalities, clip_percentiles).differences(settings.as_dict())
     if differences:
         raise ValueError(
             f"the store {url} was prepared with other settings, the run has {'; '.join(differences)}: "

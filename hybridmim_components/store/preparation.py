@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from monai.transforms import Compose, NormalizeIntensityd, Spacingd
+from monai.transforms import ClipIntensityPercentilesd, Compose, NormalizeIntensityd, Spacingd
 
 from hybridmim_components.data.doubts import doubts_of_image
 from hybridmim_components.data.volumes import Image, fingerprint, image_files, read_volume
@@ -102,6 +102,9 @@ def _transforms(settings: StoreSettings) -> Compose:
     transforms: list[Any] = [Spacingd("image", pixdim=settings.spacing, mode="bilinear")]
     if settings.modalities:
         transforms.append(NormalizeIntensityd("image", nonzero=True, channel_wise=True))
+    if settings.clip_percentiles:
+        low, high = settings.clip_percentiles
+        transforms += [ClipIntensityPercentilesd("image", low, high), NormalizeIntensityd("image", channel_wise=True)]
     return Compose(transforms)
 
 

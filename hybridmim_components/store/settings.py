@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -29,33 +29,42 @@ STEPS_PER_DEVIATION = 512  # of z-scored MRI: rounding errs by 0.001 standard de
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """Pre-processing of a store: CT has ``intensity_range``, MRI has ``modalities``.
+    """Pre-processing of a store: CT has ``intensity_range``, MRI ``modalities``, or ``clip_percentiles`` (one channel).
 
     Stored voxels are int16. CT: HU, clipped to the range and rounded, so that the input of a network errs by
-    ``0.5 / (high - low)`` at most. MRI: z-scores of each modality inside the brain, in steps of 1/512, so that they err
-    by 0.001 at most.
+    ``0.5 / (high - low)`` at most. MRI: z-scores of each modality inside the brain, or of the whole image once it is
+    clipped to its percentiles, in steps of 1/512, so that they err by 0.001 at most.
 
     Attributes:
         spacing: of the voxels, mm.
         intensity_range: HU that become 0 and 1; whole numbers.
         modalities: MRI sequences, which are the channels.
+        clip_percentiles: of MRI with one channel, in 0..100, low first.
 
     Raises:
-        ValueError: when a setting is out of range, or not exactly one of the last two is given.
+        ValueError: when a setting is out of range, or not exactly one of the last three is given.
     """
 
     spacing: Sequence[float]
     intensity_range: Sequence[float] | None = None
     modalities: Sequence[str] | None = None
+    clip_percentiles: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "spacing", tuple(float(mm) for mm in self.spacing))
         if len(self.spacing) != 3 or min(self.spacing) <= 0:
             raise ValueError(f"spacing must be 3 positive numbers of mm, got {list(self.spacing)}")
-        if (self.intensity_range is None) == (self.modalities is None):
-            raise ValueError("a store needs either intensity_range (CT) or modalities (MRI), got both or none")
+        kinds = ("intensity_range", "modalities", "clip_percentiles")
+        given = [name for name in kinds if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "a store needs one of intensity_range (CT), modalities (MRI) and clip_percentiles (MRI with one "
+                f"channel), got {' and '.join(given) or 'none'}"
+            )
         if self.modalities is not None:
             object.__setattr__(self, "modalities", tuple(str(name) for name in self.modalities))
+        if self.clip_percentiles is not None:
+            object.__setattr__(self, "clip_percentiles", _percentiles(self.clip_percentiles))
         if self.intensity_range is not None:
             object.__setattr__(self, "intensity_range", _whole_range(self.intensity_range))
 
@@ -67,8 +76,8 @@ class StoreSettings:
     @property
     def rules(self) -> VolumeRules:
         """What a volume must be."""
-        mri = self.modalities is not None
-        return VolumeRules(channels=self.channels, zero_background=mri, hounsfield=not mri)
+        brain, ct = self.modalities is not None, self.intensity_range is not None
+        return VolumeRules(channels=self.channels, zero_background=brain, hounsfield=ct)
 
     @property
     def background(self) -> int:
@@ -98,14 +107,20 @@ class StoreSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that are given, as JSON holds them."""
-        own = {"spacing": self.spacing, "intensity_range": self.intensity_range, "modalities": self.modalities}
-        return {name: list(value) for name, value in own.items() if value is not None}
+        return {field.name: list(value) for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """A text per setting that differs from those of ``other``, each with its name and both values."""
         own = self.as_dict()
         different = [name for name in sorted(own.keys() | other.keys()) if own.get(name) != other.get(name)]
         return [f"{name} {own.get(name)} instead of {other.get(name)}" for name in different]
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    numbers = [float(value) for value in values]
+    if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 100:
+        raise ValueError(f"clip_percentiles must be two numbers in 0..100, low first, got {list(values)}")
+    return numbers[0], numbers[1]
 
 
 def _whole_range(values: Sequence[float]) -> tuple[int, int]:

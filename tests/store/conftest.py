@@ -29,6 +29,7 @@ BUNDLES = Path(__file__).parents[2] / "bundles"
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 CT = {"spacing": (1.5, 1.5, 2.0), "intensity_range": (-57, 164)}
 MRI = {"spacing": (1.0, 1.0, 1.0), "modalities": MODALITIES}
+ONE_CHANNEL = {"spacing": (1.0, 1.0, 1.0), "clip_percentiles": (0.5, 99.5)}
 # stored in another orientation than RAS, and slanted like a scanner's gantry
 AFFINE = np.diag([-1.9, -1.9, 2.5, 1.0]) + np.array([[0, 0, 0.2, 90], [0, 0, 0, 80], [0, 0, 0, -40], [0, 0, 0, 0]])
 
@@ -94,6 +95,16 @@ def mri_store(mri_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Pre
     store = tmp_path_factory.mktemp("mri_store")
     assert prepare_store(mri_images, store, StoreSettings(**MRI), num_workers=0) == 2
     return open_store(store, **MRI)
+
+
+@pytest.fixture(scope="session")
+def one_channel_store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
+    images, store = tmp_path_factory.mktemp("one_channel_images"), tmp_path_factory.mktemp("one_channel_store")
+    for seed in range(2):
+        voxels = np.random.default_rng(seed).gamma(4, 5000, (40, 44, 36)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 1.2, 1])), images / f"case_{seed}.nii.gz")
+    assert prepare_store(images, store, StoreSettings(**ONE_CHANNEL), num_workers=0) == 2
+    return open_store(store, **ONE_CHANNEL)
 
 
 @pytest.fixture(scope="session")

@@ -27,12 +27,16 @@ from hybridmim_components.data import make_dataset
 from hybridmim_components.store import PreparedStore, StoreDataset, StoredVolumes
 
 # rounding: half a HU of the window; half a step of 1/512 standard deviations
-CASES = {"CT": ("msd_spleen_unet", 0.5 / (164 + 57) + 1e-6), "MRI": ("brats2020_unet", 0.5 / 512 + 1e-6)}
+CASES = {
+    "ct_store": ("msd_spleen_unet", 0.5 / (164 + 57) + 1e-6),
+    "mri_store": ("brats2020_unet", 0.5 / 512 + 1e-6),
+    "one_channel_store": ("msd_hippocampus_unet", 0.5 / 512 + 1e-6),
+}
 
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> tuple[PreparedStore, str, dict[str, Any], float]:
-    store: PreparedStore = request.getfixturevalue("ct_store" if request.param == "CT" else "mri_store")
+    store: PreparedStore = request.getfixturevalue(request.param)
     bundle, tolerance = CASES[request.param]
     return store, bundle, store.settings.as_dict(), tolerance
 

@@ -337,7 +337,14 @@ MISTAKES: dict[str, tuple[Callable[..., Any], str]] = {
     "fractions": (lambda tmp, own: StoreSettings((1, 1, 1), (0.5, 2)), "intensity_range must be two whole numbers"),
     "order": (lambda tmp, own: StoreSettings((1, 1, 1), (3, 2)), r"low first, got \[3, 2\]"),
     "spacing": (lambda tmp, own: StoreSettings((1, 0, 1), (0, 2)), "spacing must be 3 positive numbers"),
-    "both": (lambda tmp, own: StoreSettings((1, 1, 1), (0, 2), ["t1"]), "either intensity_range .* or modalities"),
+    "both": (
+        lambda tmp, own: StoreSettings((1, 1, 1), (0, 2), ["t1"]),
+        "one of intensity_range .* got intensity_range and modalities",
+    ),
+    "percentiles": (
+        lambda tmp, own: StoreSettings((1, 1, 1), clip_percentiles=(99, 1)),
+        r"clip_percentiles must be two numbers in 0..100, low first, got \[99, 1\]",
+    ),
 }
 
 
