@@ -26,7 +26,8 @@ bundles. Patients fall into three disjoint sets by a fixed seed: 60 test patient
 pre-training sees and labels are drawn from; both sides of a head are in one set. A seed draws the labelled patients,
 the initial weights, the crops and the pre-training; all arms share it. Arms with a pre-training get equal CPU time for
 it, and all arms but scratch_longer get equal steps of fine-tuning. Each arm that `tune` was given has its own learning
-rate of fine-tuning, chosen on the tuning patients from one list with 2 labelled patients; its variants share it.
+rate for each number of steps, chosen on the tuning patients from one list with 2 labelled patients; its variants share
+it.
 Weights are those of the last step: no validation chooses any. Each cell is a row of a CSV file, written when it ends;
 what is there is not computed again. Run it in pieces of any length.
 """
@@ -59,13 +60,13 @@ _study: Study
 
 
 def cells_of_seed(
-    seed: int, rates: Mapping[str, Sequence[float]], options: argparse.Namespace, scored: str
+    seed: int, rates: Mapping[int, Mapping[str, Sequence[float]]], options: argparse.Namespace, scored: str
 ) -> list[Cell]:
-    """Cells that share a seed: each number of labelled patients, each arm, each of its learning rates."""
+    """Cells that share a seed: each number of labelled patients, of steps, each arm, each of its learning rates."""
     return [
-        cell_of(arm, count, seed, scored, rate, options.steps)
-        for count, arm in itertools.product(options.labels, options.arms)
-        for rate in rates[arm]
+        cell_of(arm, count, seed, scored, rate, steps)
+        for count, steps, arm in itertools.product(options.labels, options.steps, options.arms)
+        for rate in rates[steps][arm]
     ]
 
 
@@ -74,14 +75,14 @@ def cell_of(arm: str, labels: int, seed: int, scored: str, rate: float, steps: i
     return Cell(arm, labels, seed, scored, rate, _study.fine_tuning_steps(arm, steps), _study.pretraining_steps(arm))
 
 
-def chosen_rates(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, float]:
-    """The learning rate of each arm with the best mean Dice on the tuning patients.
+def chosen_rates(path: Path, arms: Sequence[str], steps: int) -> dict[str, float]:
+    """The learning rate of each arm with the best mean Dice on the tuning patients after so many steps.
 
     An arm that was not tuned takes that of HybridMIM, of which it is a variant; ``scratch_longer`` that of scratch.
     """
     found: dict[tuple[str, float], list[float]] = {}
-    for row in read_rows(options.output / "tuning.csv"):
-        if int(row["steps"]) == options.steps and int(row["labels"]) == TUNING_LABELS:
+    for row in read_rows(path):
+        if int(row["steps"]) == steps and int(row["labels"]) == TUNING_LABELS:
             found.setdefault((row["arm"], float(row["learning_rate"])), []).append(float(row["dice"]))
     best: dict[str, float] = {}
     for (arm, rate), values in sorted(found.items(), key=lambda item: statistics.mean(item[1])):
@@ -90,11 +91,16 @@ def chosen_rates(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, 
     for arm in arms:
         model = "hybridmim" if read_arms()[arm].pretrained_by else "scratch"
         if arm not in best and model not in best:
-            raise SystemExit(
-                f"few_labels: tune {model} first: {options.output / 'tuning.csv'} has no learning rate of it"
-            )
+            raise SystemExit(f"few_labels: tune {model} first: {path} has no learning rate of it for {steps} steps")
         best.setdefault(arm, best[model])
     return best
+
+
+def rates_of(options: argparse.Namespace, steps: int, tune: bool) -> dict[str, Sequence[float]]:
+    """Learning rates of each arm: all that are compared, or the one that was chosen."""
+    if tune:
+        return dict.fromkeys(options.arms, options.rates)
+    return {arm: [rate] for arm, rate in chosen_rates(options.output / "tuning.csv", options.arms, steps).items()}
 
 
 def run_cells(
@@ -183,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--labels", nargs="+", type=int, help="labelled patients; 0: all; default: 1 2 4 8, for tune 2")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="that tune compares")
     parser.add_argument("--seeds", type=int, default=10, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=400, help="of fine-tuning; default: %(default)s")
+    parser.add_argument("--steps", nargs="+", type=int, default=[400], help="of fine-tuning; default: %(default)s")
     parser.add_argument("--pretraining_minutes", type=float, default=10, help="CPU time; default: %(default)s")
     parser.add_argument("--processes", type=int, default=2, help="one thread each")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/few_labels_BUNDLE")
@@ -201,15 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not options.dataset_dir or not options.work:
         parser.error("--dataset_dir and --work are needed")
-    if options.steps < STEPS_PER_EPOCH or options.steps % STEPS_PER_EPOCH:
-        parser.error(f"--steps must be a multiple of {STEPS_PER_EPOCH}, got {options.steps}")
+    for steps in options.steps:
+        if steps < STEPS_PER_EPOCH or steps % STEPS_PER_EPOCH:
+            parser.error(f"--steps must be a multiple of {STEPS_PER_EPOCH}, got {steps}")
     torch.set_num_threads(1)
     work, costs = options.work.resolve(), options.output / "seconds_per_step.json"
     _study = Study(options.bundle, options.dataset_dir, work, costs, options.pretraining_minutes)
     name, do, scored = WORK[options.command]
     tune = options.command == "tune"
-    best = {} if tune else chosen_rates(options, options.arms)
-    rates = {arm: options.rates if tune else [best[arm]] for arm in options.arms}
+    rates = {steps: rates_of(options, steps, tune) for steps in options.steps}
     measure(options.arms)
     for seed in TUNING_SEEDS if tune else range(options.seeds):  # seed by seed, so that a part is fair, too
         pretrain(options.arms, options.processes, seed, options.output / "pretraining.csv")

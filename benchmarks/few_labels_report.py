@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +26,22 @@ from rows import read_rows
 __all__ = ["Difference", "difference", "read_scores", "report", "report_tuning"]
 
 RESAMPLES = 10_000
-BUDGET = ("learning_rate", "steps", "pretraining_steps")
+BUDGET = ("learning_rate", "pretraining_steps")
 REFERENCES = ("scratch", "masked_modelling")
 FIRST = (*REFERENCES, "hybridmim")
-HEADER = ("labelled patients", "arm", "seeds", "Dice", "HD95, mm", "Dice less scratch", "less plain masked modelling")
+HEADER = (
+    "labelled patients",
+    "steps",
+    "arm",
+    "seeds",
+    "Dice",
+    "HD95, mm",
+    "Dice less scratch",
+    "less plain masked modelling",
+)
 TRIALS = ("labelled patients", "steps", "arm", "learning rate", "seeds", "Dice of each", "mean", "less scratch")
-#: Dice in per cent of each patient, by arm and number of labelled patients, then by seed.
-Scores = dict[tuple[str, int], dict[int, np.ndarray]]
+#: Dice in per cent of each patient, by arm, number of labelled patients and steps, then by seed.
+Scores = dict[tuple[str, int, int], dict[int, np.ndarray]]
 
 
 class Difference(NamedTuple):
@@ -50,17 +60,16 @@ def read_scores(path: Path, column: str = "dice_by_patient", factor: float = 100
     """Cells of a CSV file of few_labels.py.
 
     Raises:
-        ValueError: when an arm has cells of more than one budget or learning rate.
+        ValueError: when an arm has, for one number of steps, cells of more than one pre-training or learning rate.
     """
     found: Scores = {}
-    budgets: dict[str, list[str]] = {}
+    budgets: dict[tuple[str, int], list[str]] = {}
     for row in read_rows(path):
-        budget = [row[name] for name in BUDGET]
-        if budgets.setdefault(row["arm"], budget) != budget:
-            other = budgets[row["arm"]]
-            raise ValueError(f"{row['arm']} must have one {', '.join(BUDGET)} in {path}, got {other} and {budget}")
+        arm, steps, budget = row["arm"], int(row["steps"]), [row[name] for name in BUDGET]
+        if (other := budgets.setdefault((arm, steps), budget)) != budget:
+            raise ValueError(f"{arm} must have one {', '.join(BUDGET)} in {path}, got {other} and {budget}")
         values = np.array([float(value) for value in row[column].split(";")])
-        found.setdefault((row["arm"], int(row["labels"])), {})[int(row["seed"])] = values * factor
+        found.setdefault((arm, int(row["labels"]), steps), {})[int(row["seed"])] = values * factor
     return found
 
 
@@ -96,22 +105,23 @@ def report(folder: Path, titles: Mapping[str, str]) -> None:
     if not scores:
         raise FileNotFoundError(f"no cells in {folder / 'cells.csv'}: few_labels.py run computes them")
     distances = read_scores(folder / "cells.csv", "hd95_mm_by_patient", 1.0)
-    counts = sorted({labels for _, labels in scores}, key=lambda labels: labels or 10**9)
-    arms = [arm for arm in titles if any((arm, labels) in scores for labels in counts)]
+    counts = sorted({labels for _, labels, _ in scores}, key=lambda labels: labels or 10**9)
+    budgets = sorted({steps for _, _, steps in scores})
+    arms = [arm for arm in titles if any(arm == other for other, _, _ in scores)]
     arms.sort(key=lambda arm: FIRST.index(arm) if arm in FIRST else len(FIRST))
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]
-    for labels in counts:
-        for arm in arms:
-            own = scores.get((arm, labels))
-            if own:
-                distance = np.mean([values.mean() for values in distances[arm, labels].values()])
-                dice = np.mean([values.mean() for values in own.values()])
-                gains = [
-                    "" if arm == other else difference(own, scores.get((other, labels), {})) or "-"
-                    for other in REFERENCES
-                ]
-                row = (labels or "all", titles[arm], len(own), f"{dice:.1f}", f"{distance:.2f}", *gains)
-                lines.append(_line(row))
+    for labels, steps, arm in itertools.product(counts, budgets, arms):
+        own = scores.get((arm, labels, steps))
+        if own:
+            distance = np.mean([values.mean() for values in distances[arm, labels, steps].values()])
+            dice = np.mean([values.mean() for values in own.values()])
+            gains = [
+                "" if arm == other else difference(own, scores.get((other, labels, steps), {})) or "-"
+                for other in REFERENCES
+            ]
+            lines.append(
+                _line((labels or "all", steps, titles[arm], len(own), f"{dice:.1f}", f"{distance:.2f}", *gains))
+            )
     (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw(scores, counts, {arm: titles[arm] for arm in arms}, folder / "plot.png")
     print("\n".join(lines))
@@ -142,22 +152,25 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def _draw(scores: Scores, counts: list[int], titles: Mapping[str, str], path: Path) -> None:
-    """Dice against labelled patients: a line an arm, its band one standard error over the seeds each way."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    """Dice against labelled patients, a panel for each number of steps; bands: one standard error each way."""
+    budgets = sorted({steps for _, _, steps in scores})
+    figure = Figure(figsize=(5 * len(budgets) + 1, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    for arm, title in titles.items():
-        own = [(k, scores[arm, labels]) for k, labels in enumerate(counts) if (arm, labels) in scores]
-        x = [k for k, _ in own]
-        means = [np.array([values.mean() for values in seeds.values()]) for _, seeds in own]
-        middle = np.array([m.mean() for m in means])
-        error = np.array([m.std(ddof=1) / np.sqrt(len(m)) if len(m) > 1 else 0.0 for m in means])
-        (line,) = axis.plot(x, middle, "o-", label=title)
-        axis.fill_between(x, middle - error, middle + error, color=line.get_color(), alpha=0.15, linewidth=0)
-    axis.set_xticks(range(len(counts)), [str(labels or "all") for labels in counts])
-    axis.set(xlabel="labelled patients", ylabel="Dice of the test patients, %")
-    axis.set_title("Mean over the seeds; bands: one standard error over the seeds", fontsize=10, loc="left")
-    axis.grid(color="0.9")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    panels = figure.subplots(1, len(budgets), sharey=True, squeeze=False)[0]
+    for axis, steps in zip(panels, budgets, strict=True):
+        for arm, title in titles.items():
+            own = [(k, scores[arm, labels, steps]) for k, labels in enumerate(counts) if (arm, labels, steps) in scores]
+            x = [k for k, _ in own]
+            means = [np.array([values.mean() for values in seeds.values()]) for _, seeds in own]
+            middle = np.array([m.mean() for m in means])
+            error = np.array([m.std(ddof=1) / np.sqrt(len(m)) if len(m) > 1 else 0.0 for m in means])
+            (line,) = axis.plot(x, middle, "o-", label=title)
+            axis.fill_between(x, middle - error, middle + error, color=line.get_color(), alpha=0.15, linewidth=0)
+        axis.set_xticks(range(len(counts)), [str(labels or "all") for labels in counts])
+        axis.set(xlabel="labelled patients")
+        axis.set_title(f"{steps} steps of fine-tuning", fontsize=10, loc="left")
+        axis.grid(color="0.9")
+        axis.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("Dice of the test patients, %")
+    panels[0].legend(frameon=False)
     figure.savefig(path, dpi=90)

@@ -129,9 +129,6 @@ def _row(cell: Cell) -> list[dict[str, object]]:
 
 
 def test_learning_rates_are_those_of_the_tuning_patients(tmp_path: Path) -> None:
-    class Options:
-        output, steps = tmp_path, 400
-
     rows = [
         {**Cell(arm, 2, seed, "tuning", rate, 400, 0).__dict__, "dice": dice}
         for arm, best in (("scratch", few_labels.RATES[0]), ("hybridmim", few_labels.RATES[-1]))
@@ -139,12 +136,12 @@ def test_learning_rates_are_those_of_the_tuning_patients(tmp_path: Path) -> None
         for seed, dice in zip(few_labels.TUNING_SEEDS, (0.7, 0.5 + 0.1 * (rate == best), 0.6), strict=True)
     ]
     few_labels.add_rows(tmp_path / "tuning.csv", rows)
-    rates = few_labels.chosen_rates(Options, ["scratch", "hybridmim", "no_contrast", "scratch_longer"])
+    path = tmp_path / "tuning.csv"
+    rates = few_labels.chosen_rates(path, ["scratch", "hybridmim", "no_contrast", "scratch_longer"], 400)
     assert rates["scratch"] == rates["scratch_longer"] == few_labels.RATES[0]
     assert rates["hybridmim"] == rates["no_contrast"] == few_labels.RATES[-1]
-    Options.steps = 800  # rates were tuned for another budget
-    with pytest.raises(SystemExit, match="tune scratch first"):
-        few_labels.chosen_rates(Options, ["scratch"])
+    with pytest.raises(SystemExit, match="tune scratch first: .* has no learning rate of it for 800 steps"):
+        few_labels.chosen_rates(path, ["scratch"], 800)
 
 
 def test_scores_leave_out_classes_that_a_patient_does_not_have(tmp_path: Path) -> None:
@@ -175,10 +172,9 @@ def test_a_report_without_cells_says_so_and_writes_no_table(tmp_path: Path) -> N
 
 
 def test_cells_of_two_budgets_are_not_put_into_one_table(tmp_path: Path) -> None:
-    few_labels.add_rows(
-        tmp_path / "cells.csv", [row("hybridmim", 1, s, [0.5, 0.6]) | {"steps": 400 * s} for s in (1, 2)]
-    )
-    with pytest.raises(ValueError, match="hybridmim must have one learning_rate, steps, pretraining_steps"):
+    rows = [row("hybridmim", 1, s, [0.5, 0.6]) | {"pretraining_steps": 400 * s} for s in (1, 2)]
+    few_labels.add_rows(tmp_path / "cells.csv", rows)
+    with pytest.raises(ValueError, match="hybridmim must have one learning_rate, pretraining_steps"):
         read_scores(tmp_path / "cells.csv")
 
 
@@ -189,12 +185,14 @@ def test_table_and_plot(tmp_path: Path) -> None:
         for n in (1, 0)
         for s in (0, 1)
     ]
+    rows.append(row("scratch", 1, 0, [0.3, 0.3]) | {"steps": 100, "learning_rate": 0.006})
     few_labels.add_rows(tmp_path / "cells.csv", rows)
     report(tmp_path, {name: arm.title for name, arm in read_arms().items()})
     table = (tmp_path / "table.md").read_text()
     assert (
-        "| 1 | HybridMIM | 2 | 60.2 | 0.60 | +10.0 (+10.0 to +10.0) | - |" in table
-        and "| all | from scratch |" in table
+        "| 1 | 400 | HybridMIM | 2 | 60.2 | 0.60 | +10.0 (+10.0 to +10.0) | - |" in table
+        and "| all | 400 | from scratch |" in table
+        and "| 1 | 100 | from scratch | 1 | 30.0 |" in table
     )
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
