@@ -116,7 +116,7 @@ fi
 
 stage "ruff check" python -m ruff check .
 stage "ruff format" python -m ruff format --check .
-stage "mypy" python -m mypy hybridmim_components
+stage "mypy" python -m mypy
 stage "pytest" python -m pytest "${pytest_arguments[@]}" "$@"
 
 echo

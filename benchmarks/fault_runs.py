@@ -108,6 +108,10 @@ class Run:
         """Name of the newest checkpoint, empty where there is none."""
         return next((path.name for path in self.checkpoints()), "")
 
+    def newer_than(self, name: str) -> Callable[[], bool]:
+        """Whether the newest checkpoint is another one, asked when it is called."""
+        return lambda: self.newest() != name
+
     def wait_for(self, is_so: Callable[[], Any], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
         """Until something has happened in a running process."""
         end = time.monotonic() + seconds

@@ -98,7 +98,7 @@ class Faults:
                 time.sleep(self.random.uniform(0.1, 1.1) * to_first_step)
             else:
                 start = time.monotonic()
-                run.wait_for(lambda before=before: run.newest() != before, process)
+                run.wait_for(run.newer_than(before), process)
                 to_first_step = time.monotonic() - start
                 time.sleep(self.random.uniform(0, 0.3))
             in_training += run.newest() != before

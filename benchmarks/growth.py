@@ -121,7 +121,7 @@ def volumes(work: str) -> Variable:
         Point("prepared store", n, str(n), growth_points.start_up, ("store", f"{work}/stores/{n}")) for n in stores
     ]
     titles = {"time": "start-up of pre-training, CPU s", "memory": "own memory after it, MiB"}
-    written = [
+    written: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
         (growth_points.write_noise, (f"{work}/noise", files, (128, 128, 64))),
         (growth_points.write_stores, (f"{work}/noise/{files[0]}", f"{work}/stores", stores)),
     ]

@@ -45,7 +45,7 @@ MASKS: dict[str, dict[str, Any]] = {
 # a small volume has several windows, too; at a time as many in each pipeline, since PyTorch's fast convolutions of the
 # CPU are not for a single input as small and narrow as this
 WINDOW, WINDOWS_AT_A_TIME = (48, 48, 48), 4
-STORE = {"spacing": (1.5, 1.5, 2.0), "intensity_range": (-57, 164)}  # those of MSD Spleen
+STORE: dict[str, Any] = {"spacing": (1.5, 1.5, 2.0), "intensity_range": (-57, 164)}  # those of MSD Spleen
 
 
 def training_step(backbone: str, roi_size: Sequence[int], batch_size: int, steps: int = 2) -> dict[str, float]:
@@ -100,6 +100,7 @@ def inference(image: str, configs: Sequence[str], num_classes: int, work: str) -
     torch.set_num_threads(1)
     torch.manual_seed(0)
     bundle = BUNDLES / "hybridmim_msd_spleen_unet_segmentation"
+    overrides: dict[str, Any] = {"network_def#features": [4, 4, 4, 8, 8, 4], "inferer#sw_batch_size": WINDOWS_AT_A_TIME}
     workflow = ConfigWorkflow(
         [str(bundle / "configs" / f"{name}.json") for name in configs],
         workflow_type="infer",
@@ -111,7 +112,7 @@ def inference(image: str, configs: Sequence[str], num_classes: int, work: str) -
         device="cpu",
         num_classes=num_classes,
         roi_size=list(WINDOW),
-        **{"network_def#features": [4, 4, 4, 8, 8, 4], "inferer#sw_batch_size": WINDOWS_AT_A_TIME},
+        **overrides,
     )
     workflow.initialize()
     network = workflow.parser.get_parsed_content("network")

@@ -127,6 +127,7 @@ def run_once(kind: str, work: Path, bundle: Path, network: str, every: int) -> N
 
     start = time.monotonic()
     features = NETWORKS[network]
+    overrides: dict[str, Any] = {"network_def#features": features} if features else {}
     workflow = ConfigWorkflow(
         [str(bundle / "configs" / f"{name}.json") for name in CONFIGS[kind]],
         workflow_type="infer",
@@ -136,7 +137,7 @@ def run_once(kind: str, work: Path, bundle: Path, network: str, every: int) -> N
         image_dir=str(work / "images"),
         output_dir=str(work / f"{bundle.name}_{network}" / kind),
         device="cpu",
-        **({"network_def#features": features} if features else {}),
+        **overrides,
         **OVERRIDES.get(kind, {}),
     )
     workflow.initialize()
@@ -185,7 +186,10 @@ def equal_shares(work: Path, bundle: Path, network: str, kinds: list[str]) -> di
     import numpy as np
 
     masks = {
-        k: np.asarray(nib.load(next((work / f"{bundle.name}_{network}" / k).glob("*.nii.gz"))).dataobj) for k in kinds
+        k: np.asarray(
+            nib.Nifti1Image.from_filename(next((work / f"{bundle.name}_{network}" / k).glob("*.nii.gz"))).dataobj
+        )
+        for k in kinds
     }
     shares = {}
     for kind, mask in masks.items():

@@ -104,7 +104,7 @@ def sizes(store: Any) -> list[Row]:
 
     total = {"store": 0, ".nii.gz, level 1": 0, ".nii.gz, level 6": 0, "raw int16": 0}
     for row in store.rows:
-        array = zarr.open_array(f"{store.place.url}/{row['name'].decode()}", mode="r")[:]
+        array = np.asarray(zarr.open_array(f"{store.place.url}/{row['name'].decode()}", mode="r")[:])
         buffer = io.BytesIO()
         nib.Nifti1Image(array[0], np.eye(4)).to_stream(buffer)
         for level in (1, 6):

@@ -129,7 +129,7 @@ def write(backbone: str, found: dict[str, list[dict[str, float]]], folder: Path)
     medians = {k: {m: statistics.median(r[m] for r in rows) for m in MEASURES} for k, rows in found.items()}
     base = medians.get("released")
     columns = ["kind", "rounds", *MEASURES, *(f"{m}_ratio" for m in MEASURES[:3])]
-    table = [
+    table: list[list[Any]] = [
         [TITLES[kind], len(found[kind]), *(f"{row[m]:.2f}" for m in MEASURES)]
         + [f"{row[m] / base[m]:.2f}" if base else "" for m in MEASURES[:3]]
         for kind, row in medians.items()

@@ -66,7 +66,7 @@ def voxels(change: Callable[[np.ndarray], np.ndarray], name: str = "image") -> C
 
     def apply(files: Files) -> None:
         path = getattr(files, name)
-        image = nib.load(path)
+        image = nib.Nifti1Image.from_filename(path)
         nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
 
     return apply
@@ -77,7 +77,7 @@ def affine(change: Callable[[np.ndarray], np.ndarray], *names: str) -> Callable[
 
     def apply(files: Files) -> None:
         for path in [getattr(files, name) for name in names or ("image", "label")]:
-            image = nib.load(path)
+            image = nib.Nifti1Image.from_filename(path)
             nib.save(nib.Nifti1Image(np.asarray(image.dataobj), change(image.affine)), path)
 
     return apply
@@ -108,10 +108,15 @@ def both(*changes: Callable[[Files], None]) -> Callable[[Files], None]:
 def other_qform(files: Files) -> None:
     """A qform that calls left what the sform calls right."""
     for path in (files.image, files.label):
-        image = nib.load(path)
+        image = nib.Nifti1Image.from_filename(path)
         image.set_sform(image.affine, 1)
         image.set_qform(image.affine @ np.diag([-1, 1, 1, 1]), 1)
         nib.save(image, path)
+
+
+def json_cut_off(files: Files) -> None:
+    """A dataset.json whose writing was interrupted."""
+    (files.root / "dataset.json").write_text('{"name": "Sp')
 
 
 def table(**entries: object) -> Callable[[Files], None]:
@@ -198,7 +203,7 @@ STRANGE = [
     Strange("label with organ and background exchanged", "unusual", voxels(lambda found: 1 - found, "label")),
     Strange("image of another case, label too", "unusual", copy_of_the_first),
     Strange("no label", "refused", lambda files: files.label.unlink()),
-    Strange("dataset.json cut off", "unusual", lambda f: (f.root / "dataset.json").write_text('{"name": "Sp')),
+    Strange("dataset.json cut off", "unusual", json_cut_off),
     Strange("dataset.json of MSD Liver", "refused", table(name="Liver", labels={**LIVER, "2": "cancer"})),
     Strange("dataset.json of another organ", "unusual", table(name="Liver", labels=LIVER)),
     Strange("dataset.json names cases that are missing", "unusual", table(training=[{"image": "./imagesTr/a.nii"}])),
@@ -234,7 +239,7 @@ def copy_two_cases(dataset_dir: Path, root: Path) -> None:
     for name, folder in (("image", "imagesTr"), ("label", "labelsTr")):
         (root / folder).mkdir(parents=True)
         for case in cases:
-            image = nib.load(case[name])
+            image = nib.Nifti1Image.from_filename(case[name])
             nib.save(
                 nib.Nifti1Image(np.asarray(image.dataobj), image.affine), root / folder / f"{case['case_id']}.nii.gz"
             )

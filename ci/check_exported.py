@@ -146,7 +146,13 @@ class _Zoo:
         brains = dataset == "brats2020"
         size, spacing = ((36, 44, 36), (4.4, 4.0, 4.2)) if brains else ((40, 40, 32), (7.0, 7.0, 8.0))
         self.data = phantoms.write_phantoms(dataset, self.work / "data", 6, 1, 1, size=size, spacing=spacing)
-        steps = {"epochs": 1, "steps_per_epoch": 2, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1}
+        steps: dict[str, Any] = {
+            "epochs": 1,
+            "steps_per_epoch": 2,
+            "val_interval": 1,
+            "batch_size": 2,
+            "crops_per_volume": 1,
+        }
         steps |= {"cache": "none"}
         self._run("train", ["train"], ckpt_dir=str(self.work / "models"), **steps)
 

@@ -75,7 +75,7 @@ def _run(module: str, arguments: list[str], cwd: str, places: Sequence[str]) -> 
         os.close(file)
     sys.argv = [module, *arguments]
     sys.path[0:0] = [cwd]
-    code: object = 0
+    code: str | int | None = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as error:

@@ -43,7 +43,13 @@ _GRIDS: dict[str, dict[str, Any]] = {
 }
 _SPACINGS = {"brats2020": 5.0, "msd_hippocampus": 1.0}
 # MONAI Label sets the number of epochs alone, so that what an epoch is must be small in the bundle itself
-_SCHEDULE = {"epochs": 1, "steps_per_epoch": 3, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1}
+_SCHEDULE: dict[str, Any] = {
+    "epochs": 1,
+    "steps_per_epoch": 3,
+    "val_interval": 1,
+    "batch_size": 2,
+    "crops_per_volume": 1,
+}
 _SCHEDULE |= {"num_workers": 0, "cache": "none", "learning_rate": 0.01, "warmup_steps": 0}
 
 

@@ -155,4 +155,4 @@ def _multipart(fields: dict[str, str], files: dict[str, Path]) -> tuple[bytes, s
 
 
 def _parts(kind: str, body: bytes) -> Sequence[Any]:
-    return email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body).get_payload()
+    return list(email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body).walk())[1:]

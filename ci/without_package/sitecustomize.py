@@ -22,4 +22,4 @@ class _NotInstalled:
             raise ModuleNotFoundError("hybridmim_components is not installed here", name=name)
 
 
-sys.meta_path.insert(0, _NotInstalled())  # type: ignore[arg-type]
+sys.meta_path.insert(0, _NotInstalled())
