@@ -42,6 +42,8 @@ print(kept - resident())
 
 COUNT_FAULTS = """
 import ctypes, importlib.util, resource, sys, threading
+PR_SET_THP_DISABLE = 41  # a huge page would count as one fault
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 spec = importlib.util.spec_from_file_location("allocator", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)

@@ -54,7 +54,5 @@ def test_checks_tell_why_a_bundle_fails(tmp_path: Path) -> None:
 
 
 def test_committed_table_has_a_row_for_each_bundle() -> None:
-    text = (support_table.ROOT / "docs" / "support.md").read_text()
-    for name in support_table.NAMES:
-        row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
-        assert row.count("| ok ") == len(OK), name
+    lines = (support_table.ROOT / "docs" / "support.md").read_text().splitlines()
+    assert [name for name in support_table.NAMES if sum(line.startswith(f"| {name} |") for line in lines) != 1] == []
