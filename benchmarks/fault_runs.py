@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Small runs of a bundle as a user types them, and what can be done to their files and processes: for faults.py."""
+"""Small runs of a bundle by a user's command, and faults of their files and processes, for faults.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MASKS = {
 
 
 class Run:
-    """One command with an output folder of its own."""
+    """Run of one command, with an output folder of its own."""
 
     def __init__(
         self, work: Path, step: str, name: str, backbone: str = "unet", processes: int = 0, **knobs: Any
@@ -73,7 +73,7 @@ class Run:
         self.knobs |= knobs
 
     def command(self, torchrun: tuple[str, ...] = ()) -> list[str]:
-        """As typed."""
+        """Return the command as a user types it."""
         configs = [str(self.bundle / "configs" / f"{self.step}.json")]
         launcher = [sys.executable]
         if self.processes:
@@ -86,34 +86,34 @@ class Run:
         return [*launcher, "-m", "monai.bundle", "run", "--config_file", files, *words]
 
     def start(self, torchrun: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        """In a process group of its own."""
+        """Start the command in a process group of its own."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 self.command(torchrun), stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd="/"
             )
 
     def finish(self) -> int:
-        """Start, and wait for the end."""
+        """Start the command and wait for its end."""
         return self.start().wait()
 
     def text(self) -> str:
-        """What all starts so far have printed."""
+        """Return what all starts so far have printed."""
         return self.log.read_text(errors="replace")
 
     def checkpoints(self) -> list[Path]:
-        """The newest first."""
+        """List the checkpoints, the newest first."""
         return sorted((self.folder / "checkpoints").glob("step_*.pt"), reverse=True)
 
     def newest(self) -> str:
-        """Name of the newest checkpoint, empty where there is none."""
+        """Return the name of the newest checkpoint, empty if there is none."""
         return next((path.name for path in self.checkpoints()), "")
 
     def newer_than(self, name: str) -> Callable[[], bool]:
-        """Whether the newest checkpoint is another one, asked when it is called."""
+        """Return a function that tells whether the newest checkpoint is another one."""
         return lambda: self.newest() != name
 
     def wait_for(self, is_so: Callable[[], Any], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
-        """Until something has happened in a running process."""
+        """Wait for a condition while a process runs."""
         end = time.monotonic() + seconds
         while not is_so():
             if process.poll() is not None or time.monotonic() > end:
@@ -123,7 +123,7 @@ class Run:
             time.sleep(0.02)
 
     def result(self) -> dict[str, Any]:
-        """State of the finished run, and the weights that it leaves to its user."""
+        """Return the state of the finished run, and the weights that it has saved."""
         content = torch.load(self.checkpoints()[0], weights_only=True)
         if not content["finished"]:
             raise RuntimeError(f"{self.folder}: not finished")
@@ -134,7 +134,7 @@ class Run:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two states are equal, bit by bit."""
+    """Return whether two states are equal, bit by bit."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -146,7 +146,7 @@ def same(one: Any, other: Any) -> bool:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path | None]:
-    """Mount a disk of 64 MB; None where that is not allowed."""
+    """Mount a disk of 64 MB; give None if that is not allowed."""
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True).returncode:
         yield None
@@ -158,7 +158,7 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
 
 
 def fill(folder: Path) -> None:
-    """Fill the disk of a folder by one file, ``filler``."""
+    """Fill the disk of a folder with one file, ``filler``."""
     with (folder / "filler").open("wb", buffering=0) as file:
         try:
             while True:
@@ -168,14 +168,14 @@ def fill(folder: Path) -> None:
 
 
 def swap(path: Path, content: Any) -> None:
-    """Replace a file at once, so that no reader sees it half written."""
+    """Replace a file atomically, so that no reader sees it half written."""
     new = path.with_name(f".new_{path.name}")
     new.write_bytes(content) if isinstance(content, bytes) else nib.save(content, new)
     new.replace(path)
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process has started and that are alive."""
+    """List the living child processes of a process."""
     if not Path(f"/proc/{pid}/task/{pid}/children").exists():
         return []
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
@@ -183,7 +183,7 @@ def children(pid: int) -> list[int]:
 
 
 def kill_machine(torchrun: subprocess.Popen[bytes]) -> None:
-    """End torchrun and what it has started at once, as a machine that loses its power does."""
+    """Kill torchrun and its processes at once, as a power failure of the machine does."""
     processes = children(torchrun.pid)
     os.killpg(torchrun.pid, signal.SIGKILL)
     for process in processes:
@@ -193,14 +193,14 @@ def kill_machine(torchrun: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return int(listener.getsockname()[1])
 
 
 def rank_one(torchrun: int) -> int:
-    """The process of rank 1 below torchrun's."""
+    """Return the process of rank 1 among torchrun's children."""
     for child in children(torchrun):
         environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
         if b"RANK=1" in environment:

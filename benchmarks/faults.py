@@ -9,13 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What faults cost a run: commands as a user types them are killed, starved and fed with rubbish, then started again.
+"""Measure what faults cost a run: kill, starve or corrupt a command that a user typed, and start it again.
 
     python benchmarks/faults.py --output benchmarks/results/faults.csv    # half an hour; --kills sets how many
 
-Each fault is put into a pre-training or a training of a small network on phantoms. Afterwards the same command is
-started again, and its weights, the optimiser's moments among them, are compared with those of an uninterrupted run, bit
-by bit. Ends with status 1 where anything was lost. Instants are random, from --seed.
+Each fault hits the pre-training or the training of a small network on phantoms. Then the same command is started again.
+Its weights and the optimiser's moments are compared, bit by bit, with those of an uninterrupted run. The script ends
+with status 1 if anything was lost. The times of the faults are random, drawn from --seed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ COLUMNS = ("fault", "step", "how", "what happened", "lost")
 
 
 class Row(NamedTuple):
-    """One line of the table; ``lost`` is ``nothing`` where all is well."""
+    """One line of the table; ``lost`` is ``nothing`` if all is well."""
 
     fault: str
     step: str
@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 
 class Faults:
-    """All faults, each a row; ``whole`` holds what the uninterrupted runs have left."""
+    """All faults, one row each; ``whole`` holds the results of the uninterrupted runs."""
 
     def __init__(self, work: Path, kills: int, seed: int) -> None:
         self.work, self.kills, self.random = work, kills, random.Random(seed)
@@ -66,14 +66,14 @@ class Faults:
         self.whole: dict[str, Any] = {}
 
     def verdict(self, run: Run, key: str = "") -> str:
-        """Start again until the end, and compare."""
+        """Start the run again, wait for its end, and compare its result."""
         code = run.finish()
         if code:
             return f"the next start ended with {code}"
         return "nothing" if same(run.result(), self.uninterrupted(run, key)) else "weights differ"
 
     def uninterrupted(self, run: Run, key: str = "") -> Any:
-        """What the same command gives alone."""
+        """Return the result of the same command without a fault."""
         key = f"{run.step}{key}"
         if key not in self.whole:
             alone = Run(self.work, run.step, f"whole{key}", processes=run.processes)
@@ -85,7 +85,7 @@ class Faults:
         return self.whole[key]
 
     def killed(self, step: str, backbone: str = "unet", epochs: int = 60, kills: int | None = None) -> Row:
-        """Anywhere from the start on, and every other time amid steps, validations and the writing of checkpoints."""
+        """Kill a run repeatedly: in turn during steps, validation and saving, and at any time after its start."""
         kills = kills or self.kills
         key = f"_{backbone}"
         run = Run(self.work, step, f"killed{key}", backbone, checkpoint_minutes=0, epochs=epochs)
@@ -102,7 +102,7 @@ class Faults:
                 to_first_step = time.monotonic() - start
                 time.sleep(self.random.uniform(0, 0.3))
             in_training += run.newest() != before
-            if process.poll() is not None:  # it was faster
+            if process.poll() is not None:  # the run has ended before the kill
                 break
             done += 1
             os.killpg(process.pid, signal.SIGKILL)
@@ -119,7 +119,7 @@ class Faults:
         )
 
     def told_to_stop(self, number: signal.Signals, step: str) -> Row:
-        """SIGTERM as a scheduler sends it, SIGINT as Ctrl-C does."""
+        """Send SIGTERM as a scheduler does, or SIGINT as Ctrl-C does."""
         run = Run(self.work, step, number.name, num_workers=2)
         process = run.start()
         run.wait_for((run.folder / "training.csv").exists, process)
@@ -130,11 +130,11 @@ class Faults:
         return Row(number.name, step, "once, to the run and its 2 workers, amid an epoch", what, lost)
 
     def worker(self) -> Row:
-        """A process that loads data dies, as for want of memory."""
+        """Kill the processes that load data, as the system does when memory runs out."""
         run = Run(self.work, "train", "worker", num_workers=2, epochs=20)
         process = run.start()
         run.wait_for((run.folder / "training.csv").exists, process)
-        while process.poll() is None:  # one that has nothing left to load is not missed
+        while process.poll() is None:  # again, since the run does not miss a worker with nothing left to load
             for child in children(process.pid)[:1]:
                 os.kill(child, signal.SIGKILL)
             time.sleep(0.2)
@@ -145,7 +145,7 @@ class Faults:
         return Row("dead data worker", "train", "kill -9 of one of 2 workers", what, lost)
 
     def corrupt(self) -> Row:
-        """The newest checkpoint cannot be read."""
+        """Damage the newest checkpoint."""
         run = Run(self.work, "train", "corrupt", checkpoint_minutes=0)
         process = run.start()
         run.wait_for(lambda: len(run.checkpoints()) == 2, process)
@@ -159,7 +159,7 @@ class Faults:
                    lost if told else "not told")  # fmt: skip
 
     def disk(self, folder: Path) -> Row:
-        """No room is left amid training."""
+        """Fill the disk during training."""
         run = Run(self.work, "train", "disk", checkpoint_minutes=0, output_dir=folder, ckpt_dir=folder / "models")
         run.folder = folder
         process = run.start()
@@ -173,7 +173,7 @@ class Faults:
         return Row("disk full", "train", "a tmpfs of 64 MB filled amid training, then freed", what, self.verdict(run))
 
     def not_a_number(self) -> Row:
-        """Images turn into NaN behind the run's back."""
+        """Replace the images by NaN during training."""
         run = Run(self.work, "train", "nan", dataset_dir=self._copy("nan"), max_non_finite_steps=3, epochs=30)
         process = run.start()
         run.wait_for((run.folder / "training.csv").exists, process)
@@ -189,7 +189,7 @@ class Faults:
                    "nothing" if found and finite and code == 1 else "weights or message")  # fmt: skip
 
     def unreadable(self, skip: bool) -> Row:
-        """Images are damaged behind the run's back."""
+        """Damage images during pre-training."""
         data = self._copy(f"unreadable_{skip}")
         run = Run(self.work, "pretrain", f"unreadable_{skip}", dataset_dir=data, epochs=20, skip_unreadable=skip)
         process = run.start()
@@ -211,7 +211,7 @@ class Faults:
         return Row("unreadable volume", "pretrain", how, what, "nothing" if fine else "no clear end")
 
     def rank(self, restarts: int) -> Row:
-        """One of two processes dies."""
+        """Kill one of two processes."""
         run = Run(self.work, "train", f"rank_{restarts}", processes=2, checkpoint_minutes=0, epochs=12)
         self.uninterrupted(run, "_two")
         process = run.start((f"--max-restarts={restarts}",))
@@ -230,7 +230,7 @@ class Faults:
         return Row("dead rank", "train", "kill -9 of rank 1 of 2", what, lost)
 
     def machines(self, step: str, fault: str) -> Row:
-        """Two machines, that is two torchruns that meet at a c10d rendezvous; nothing, a process or a machine dies."""
+        """Run on two machines, that is two torchruns with a c10d rendezvous; kill nothing, a process or a machine."""
         run = Run(self.work, step, fault.replace(" ", "_"), processes=2, checkpoint_minutes=0, epochs=12)
         run.knobs |= {"val_fraction": 0.4} if step == "pretrain" else {}  # a volume for each process
         self.uninterrupted(run, "_two")
@@ -249,7 +249,7 @@ class Faults:
             kill_machine(machines[1])
         codes = [machine.wait() for machine in machines]
         what = f"exit codes {codes[0]} and {codes[1]}"
-        if fault == "dead machine" and all(codes):  # what a scheduler does
+        if fault == "dead machine" and all(codes):  # start both again, as a scheduler does
             codes = [machine.wait() for machine in start(restarts=0)]
             what += f", then, both started again, {codes[0]} and {codes[1]}"
         what += f"; went on {run.text().count('Going on after step')} time(s)"
@@ -259,7 +259,7 @@ class Faults:
                    "nothing" if fine else "weights differ")  # fmt: skip
 
     def second_run(self, when: str) -> Row:
-        """Another seed, in the folder of a run."""
+        """Start a second run, with another seed, in the folder of a run."""
         run = Run(self.work, "train", f"second_{when}", epochs=20)
         self.uninterrupted(run, "_twenty")
         process = run.start()
@@ -279,7 +279,7 @@ class Faults:
         return Row("second run", "train", how, what, "nothing" if fine else "a run")
 
     def ckpt_dir(self) -> Row:
-        """Weights cannot be written where they belong."""
+        """Name folders for the weights that cannot be written."""
         told = []
         for name in ("file", "read_only"):
             run = Run(self.work, "train", f"ckpt_dir_{name}")
@@ -298,11 +298,11 @@ class Faults:
         return target
 
     def mutated(self) -> Row:
-        """Hundreds of damaged files, see mutated_files.py."""
+        """Read hundreds of damaged files, see mutated_files.py."""
         script = [sys.executable, str(ROOT / "benchmarks" / "mutated_files.py")]
         done = subprocess.run(script, capture_output=True, text=True)
         what = done.stderr[-200:]
-        if done.stdout.strip():  # the table's last line, of all kinds
+        if done.stdout.strip():  # the last line of the table, for all kinds
             _, total, accepted, refused, *others, slowest, _ = done.stdout.splitlines()[-1].strip("| ").split(" | ")
             what = f"{accepted} of {total} accepted, {refused} refused by name, {sum(map(int, others))} otherwise, "
             what += f"{slowest} s at most"
@@ -310,7 +310,7 @@ class Faults:
                    "nothing" if done.returncode == 0 else "see mutated_files.py")  # fmt: skip
 
     def strange(self) -> Row:
-        """Files that are whole and hold nonsense, see strange_cases.py."""
+        """Check intact files with wrong content, see strange_cases.py."""
         script = [
             sys.executable,
             str(ROOT / "benchmarks" / "strange_cases.py"),
@@ -324,7 +324,7 @@ class Faults:
                    "nothing" if done.returncode == 0 else "see strange_cases.py")  # fmt: skip
 
     def all(self, only: str) -> Iterator[Row]:
-        """One row after the other."""
+        """Yield the rows of the faults whose name matches a pattern."""
         rows: list[tuple[str, Callable[[], Row]]] = [
             ("killed", lambda: self.killed("pretrain")),
             ("killed", lambda: self.killed("train")),

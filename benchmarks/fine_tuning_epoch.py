@@ -9,19 +9,21 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""An epoch of fine-tuning (train.json as it is) without a cache, with each cache, and with MONAI's own crops.
+"""Time an epoch of fine-tuning (unchanged train.json) without a cache, with each cache, and with MONAI's own crops.
 
     python benchmarks/fine_tuning_epoch.py --work DIR                       # MSD Spleen's bundle
     python benchmarks/fine_tuning_epoch.py --work DIR --bundle btcv_unet    # crops by class
     python benchmarks/fine_tuning_epoch.py --work DIR --network quickstart   # larger; or small_96: crops of 96^3
 
-Phantoms of 240 x 240 x 100 voxels as .nii.gz, the bundle's own spacing and transforms, and a network on the CPU in one
-thread, the tests' small one or the quickstart's: what a step costs decides what an epoch gains. Each run is a process
-of its own; the kinds take turns, forwards and backwards. An epoch is timed to the end of its last step; the
-first one with what is done before it, where the memory cache is filled; then epochs of the loader alone. Nothing is
-validated. Peak memory is that of the process after the checks before a run: with a disk cache, pages of mapped entries
-count too, which the system may drop at any time. Entries just written lie in the system's page cache, so a slow disk is
-not measured. All kinds must end with the same weights, bit by bit, or nothing is written.
+The data are phantoms of 240 x 240 x 100 voxels as .nii.gz, with the bundle's own spacing and transforms. The network
+runs on the CPU in one thread. It is the tests' small one or the quickstart's, since the cost of a step decides how much
+an epoch gains. Each run is a process of its own; the kinds take turns, forwards and backwards. Nothing is validated.
+
+An epoch is timed to the end of its last step. The first epoch includes the work before it, such as filling the memory
+cache. Epochs of the loader alone are timed at the end. Peak memory is that of the process after the checks before a
+run. With a disk cache it includes pages of mapped entries, which the system may drop at any time. New entries lie in
+the system's page cache, so a slow disk is not measured. All kinds must end with the same weights, bit by bit; otherwise
+nothing is written.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ NETWORKS = {
     "quickstart": ([8, 8, 16, 32, 64, 8], 48),
     "small_96": ([4, 4, 4, 8, 8, 4], 96),
 }
-# kind: the knob cache, whether its folder is filled, whether crops are MONAI's own
+# by kind: the knob cache, whether its folder is filled, whether MONAI's own transform draws the crops
 KINDS = {
     "none": ("none", False, False),
     "memory": ("memory", False, False),
@@ -60,7 +62,7 @@ MEASURES = ("first", "epoch", "loading")
 
 
 def overrides(kind: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What a user would set on the command line."""
+    """Return what a user would set on the command line."""
     cache, filled, searching = KINDS[kind]
     features, size = NETWORKS[options.network]
     run = work / "run"
@@ -99,7 +101,7 @@ def folders(work: Path, name: str) -> Path:
 
 
 def prepare(work: Path, options: argparse.Namespace) -> None:
-    """Write the phantoms, one more than training cases, and fill the disk cache that some runs find."""
+    """Write the phantoms, one more than training cases, and fill the disk cache for the runs that start with one."""
     from hybridmim_components.phantoms import write_btcv, write_msd_spleen
 
     if not folders(work, options.bundle).is_dir():
@@ -112,7 +114,7 @@ def prepare(work: Path, options: argparse.Namespace) -> None:
 
 
 class Clock:
-    """Wall and CPU time from one call to the next, that of finished children included."""
+    """Clock of wall and CPU time between calls, including the time of finished child processes."""
 
     def __init__(self) -> None:
         self.last = self._now()
@@ -122,13 +124,13 @@ class Clock:
         return time.monotonic(), times.user + times.system + times.children_user + times.children_system
 
     def lap(self) -> tuple[float, float]:
-        """Seconds of wall and CPU since the last call."""
+        """Return the seconds of wall and CPU time since the last call."""
         before, self.last = self.last, self._now()
         return self.last[0] - before[0], self.last[1] - before[1]
 
 
 def run_once(kind: str, work: Path, options: argparse.Namespace) -> dict[str, float | str]:
-    """Train for some epochs, then load for as many; figures of this process."""
+    """Train for some epochs, load data for as many, and return the figures of this process."""
     import torch
     from ignite.engine import Events
     from monai.bundle import ConfigWorkflow
@@ -164,13 +166,13 @@ def run_once(kind: str, work: Path, options: argparse.Namespace) -> dict[str, fl
 
 
 def peak_gib() -> float:
-    """Most memory that this process has held since the peak was forgotten."""
+    """Return the most memory that this process has held since its peak was reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
 
 def one(work: Path, kind: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The same in a process of its own."""
+    """Call :func:`run_once` in a process of its own."""
     command = [sys.executable, __file__, "--work", str(work), "--one", kind, "--bundle", options.bundle]
     command += ["--network", options.network, "--epochs", str(options.epochs), "--cases", str(options.cases)]
     command += ["--volumes_per_batch", str(options.volumes_per_batch), "--num_workers", str(options.num_workers)]
@@ -181,7 +183,7 @@ def one(work: Path, kind: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(rows: list[dict[str, Any]], kinds: list[str], folder: Path, name: str) -> None:
-    """Every run as CSV; medians and how many times less than without a cache as a table and a picture."""
+    """Write every run as CSV, and the medians and their gain over no cache as a table and a plot."""
     if len({row["weights"] for row in rows}) != 1:
         sys.exit(f"error: not all runs end with the same weights: {[(row['kind'], row['weights']) for row in rows]}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +203,7 @@ def report(rows: list[dict[str, Any]], kinds: list[str], folder: Path, name: str
 
 
 def draw(median: dict[str, dict[str, float]], path: Path) -> None:
-    """Seconds of the three measures, and memory."""
+    """Plot the seconds of the three measures, and the memory."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")

@@ -9,14 +9,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How time and memory grow with crop, batch, number of volumes, classes and volume: a plot each, the slopes named.
+"""Measure how time and memory grow with crop, batch, number of volumes, number of classes and volume size.
 
     python benchmarks/growth.py                          # all five
     python benchmarks/growth.py --only crop batch        # some of them
 
-Small networks on one core, each point in a process of its own (``growth_points.py`` tells what it does). The slope is
-that of a straight line through the upper half of the points in logarithms: the power of the variable that a cost grows
-with. For each variable growth_NAME.csv, .md (the slopes) and .png go to benchmarks/results.
+The networks are small and run on one core, each point in a process of its own (see ``growth_points.py``). A slope is
+the power of the variable that a cost grows with: a straight line is fitted to the logarithms of the upper half of the
+points. For each variable, the script writes growth_NAME.csv, .md (the slopes) and .png to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ UNITS = {"time": "CPU s", "memory": "MiB"}
 
 
 class Point(NamedTuple):
-    """One measurement: what to call, and where on the axis it lies."""
+    """One measurement: the function to call, and its place on the axis."""
 
     series: str
     x: int
@@ -52,7 +52,7 @@ class Point(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was measured at a point; ``power`` is the slope of its series, None where the point is not in the fit."""
+    """Result of a point; ``power`` is the slope of its series, None if the point is not part of the fit."""
 
     series: str
     label: str
@@ -64,15 +64,15 @@ class Row(NamedTuple):
 
 @dataclass
 class Variable:
-    """What a cost grows with.
+    """Variable that a cost grows with.
 
     Attributes:
-        noun: for sentences: "time grows with ``noun`` to the power".
+        noun: name in sentences such as "time grows with ``noun`` to the power".
         axis: label of the plot's axis.
-        titles: of the panels, by measure.
-        ticks: of the axis, by their labels.
-        points: what to measure.
-        files: what to write beforehand.
+        titles: titles of the panels, by measure.
+        ticks: ticks of the axis, by their labels.
+        points: points to measure.
+        files: functions that write files beforehand, with their arguments.
     """
 
     noun: str
@@ -84,7 +84,7 @@ class Variable:
 
 
 def crop(work: str) -> Variable:
-    """A pre-training step; the sizes keep the part that is reconstructed at the same share of the crop."""
+    """Define a pre-training step by the size of its crops, all of which reconstruct the same share of the crop."""
     sizes = {
         "UNet": [(48, 48, 48), (96, 48, 48), (96, 96, 48), (96, 96, 96), (144, 96, 96), (144, 144, 96)],
         "SwinUNETR": [(96, 96, 64), (192, 96, 64), (288, 96, 64), (192, 192, 64)],
@@ -99,7 +99,7 @@ def crop(work: str) -> Variable:
 
 
 def batch(work: str) -> Variable:
-    """A pre-training step of crops of 64^3."""
+    """Define a pre-training step of crops of 64^3 by the size of its batch."""
     points = [
         Point(name, number, str(number), growth_points.training_step, (name.lower(), (64, 64, 64), number))
         for name in ("UNet", "SwinUNETR")
@@ -112,7 +112,7 @@ def batch(work: str) -> Variable:
 
 
 def volumes(work: str) -> Variable:
-    """Start-up of pre-training from files, checked and cached in memory, and from a prepared store."""
+    """Define the start-up of pre-training from files, checked and cached in memory, and from a prepared store."""
     files, stores = (4, 8, 16, 32, 64), (10, 100, 1000, 10_000, 100_000)
     points = [
         Point("files, memory cache", n, str(n), growth_points.start_up, ("memory", f"{work}/noise/{n}")) for n in files
@@ -130,17 +130,17 @@ def volumes(work: str) -> Variable:
 
 
 def classes(work: str) -> Variable:
-    """Inference on a CT of 128^3."""
+    """Define inference on a CT of 128^3 by the number of classes."""
     return segmenting(work, "the number of classes", "classes", [(128, n) for n in (2, 4, 8, 14, 28)], "128³, ")
 
 
 def size(work: str) -> Variable:
-    """Inference with two classes."""
+    """Define inference with two classes by the size of the CT."""
     return segmenting(work, "the CT's voxels", "voxels of the CT", [(n, 2) for n in (64, 96, 128, 192, 256)], "")
 
 
 def segmenting(work: str, noun: str, axis: str, grid: list[tuple[int, int]], of: str) -> Variable:
-    """Inference by both pipelines; the grid holds the CT's side and the number of classes."""
+    """Define inference by both pipelines; the grid holds pairs of the CT's side and the number of classes."""
     pipelines = {"inference.json": ("inference",), "with frugal_inference.json": ("inference", "frugal_inference")}
     by_classes = axis == "classes"
     points = [
@@ -161,7 +161,7 @@ def segmenting(work: str, noun: str, axis: str, grid: list[tuple[int, int]], of:
 
 
 def step_titles(what: str) -> dict[str, str]:
-    """Of the panels for a pre-training step."""
+    """Return the titles of the panels for a pre-training step."""
     return {"time": f"pre-training step {what}, CPU s", "memory": "peak memory beside that before, MiB"}
 
 
@@ -169,13 +169,13 @@ VARIABLES = {variable.__name__: variable for variable in (crop, batch, volumes, 
 
 
 def alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Call in a new process, so that a figure holds nothing of the one before it."""
+    """Call a function in a new process, so that no earlier call affects its figures."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def measured(variable: Variable) -> list[Row]:
-    """All points."""
+    """Measure all points of a variable."""
     for function, arguments in variable.files:
         alone(function, arguments)
     rows = []
@@ -189,18 +189,18 @@ def measured(variable: Variable) -> list[Row]:
 
 
 def power_of(x: Sequence[float], y: Sequence[float]) -> float:
-    """Slope in logarithms over the upper half of the points, the middle ones included.
+    """Fit the slope in logarithms over the upper half of the points, including the middle ones.
 
     Args:
-        x: ascending.
-        y: cost at each, positive.
+        x: ascending values of the variable.
+        y: cost at each value, positive.
     """
     first = (len(x) - 1) // 2
     return float(np.polyfit(np.log(x[first:]), np.log(y[first:]), 1)[0])
 
 
 def fitted(rows: list[Row]) -> list[Row]:
-    """Rows with the power of their series, those of the upper half."""
+    """Add the power of their series to the rows of the upper half."""
     found = []
     for series, measure in dict.fromkeys((row.series, row.measure) for row in rows):
         own = sorted((r for r in rows if (r.series, r.measure) == (series, measure)), key=lambda row: row.x)
@@ -211,7 +211,7 @@ def fitted(rows: list[Row]) -> list[Row]:
 
 
 def table(rows: list[Row], noun: str) -> str:
-    """The slopes as sentences in a table."""
+    """Format the slopes as sentences in a table."""
     lines = ["| | measured | slope |", "|---|---|---|"]
     for series, measure in dict.fromkeys((row.series, row.measure) for row in rows):
         own = [row for row in rows if (row.series, row.measure) == (series, measure)]
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
-        del os.environ[name]  # the allocator as a user has it
+        del os.environ[name]  # use the allocator's default settings, as a user does
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.only:
         with tempfile.TemporaryDirectory() as work:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Two panels for a variable of growth.py, time and memory, in logarithms, with the slopes in the legend."""
+"""Plots of growth.py: two logarithmic panels for a variable, time and memory, with the slopes in the legend."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["draw", "plain", "plain_power"]
 
 
 def draw(variable: Variable, rows: list[Row], path: Path) -> None:
-    """Points, and through those of the fit a line."""
+    """Draw the points, and a line through those of the fit."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     sources = list(dict.fromkeys(_source(row.series) for row in rows))
     for axis, (measure, title) in zip(figure.subplots(1, 2), variable.titles.items(), strict=True):
@@ -62,7 +62,7 @@ def _draw_series(axis: Axes, rows: list[Row], number: int) -> None:
 
 
 def _label_costs(axis: Axes, values: list[float]) -> None:
-    """Ticks at 1, 2 and 5 of each decade, or at whole decades where these are many, as plain numbers."""
+    """Set ticks at 1, 2 and 5 of each decade, or at whole decades if there are many, as plain numbers."""
     low, high = np.log10(min(values)) - 0.1, np.log10(max(values)) + 0.1
     digits = (1, 2, 5) if high - low < 3 else (1,)
     ticks = [d * 10.0**e for e in range(int(np.floor(low)), int(np.ceil(high))) for d in digits]
@@ -72,10 +72,10 @@ def _label_costs(axis: Axes, values: list[float]) -> None:
 
 
 def plain(value: float) -> str:
-    """Three digits, without an exponent."""
+    """Format a number with three digits and no exponent."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def plain_power(power: float) -> str:
-    """Two decimals, and no minus before a zero."""
+    """Format a power with two decimals, and no minus before a zero."""
     return f"{round(power, 2) + 0:.2f}"

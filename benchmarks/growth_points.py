@@ -9,9 +9,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What one point of growth.py costs, measured in the process that calls: of one thread, so that a core is the unit.
+"""Measurements of the points of growth.py, each in the calling process and in one thread, that is for one core.
 
-Each function returns ``time``, CPU seconds, and ``memory``, MiB beyond what the process held before.
+Each measurement returns ``time`` in CPU seconds and ``memory`` in MiB beyond what the process held before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 __all__ = ["inference", "start_up", "training_step", "write_ct", "write_noise", "write_stores"]
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
-# narrow and shallow, so that a point takes seconds; MSD Spleen's config is kept otherwise
+# narrow and shallow, so that a point takes seconds; the rest is MSD Spleen's config
 NETWORKS: dict[str, dict[str, Any]] = {
     "unet": {"network_def#features": [8, 8, 16, 32, 32, 8]},
     "swinunetr": {
@@ -42,20 +42,20 @@ MASKS: dict[str, dict[str, Any]] = {
     "unet": {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
     "swinunetr": {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]},
 }
-# a small volume has several windows, too; at a time as many in each pipeline, since PyTorch's fast convolutions of the
-# CPU are not for a single input as small and narrow as this
+# The window is small, so that a small volume also has several. Both pipelines take the same number of windows at a
+# time, since PyTorch has no fast CPU convolutions for a single input as small and narrow as this.
 WINDOW, WINDOWS_AT_A_TIME = (48, 48, 48), 4
-STORE: dict[str, Any] = {"spacing": (1.5, 1.5, 2.0), "intensity_range": (-57, 164)}  # those of MSD Spleen
+STORE: dict[str, Any] = {"spacing": (1.5, 1.5, 2.0), "intensity_range": (-57, 164)}  # as for MSD Spleen
 
 
 def training_step(backbone: str, roi_size: Sequence[int], batch_size: int, steps: int = 2) -> dict[str, float]:
-    """A step of pretrain.json, forward, backward and optimiser, with random crops of one volume each.
+    """Take steps of pretrain.json (forward, backward and optimiser) on random crops, each from another volume.
 
     Args:
         backbone: ``unet`` or ``swinunetr``.
         roi_size: voxels of a crop.
-        batch_size: crops; one has no negatives, so that the contrast is off.
-        steps: steps after the first one; their median is taken.
+        batch_size: number of crops; a single one has no negatives, so the contrast is then off.
+        steps: number of steps after the first one; the time is their median.
     """
     import torch
     from monai.bundle import ConfigParser
@@ -86,11 +86,11 @@ def training_step(backbone: str, roi_size: Sequence[int], batch_size: int, steps
 
 
 def inference(image: str, configs: Sequence[str], num_classes: int, work: str) -> dict[str, float]:
-    """Segment one CT by a bundle's inference configs, from its file to the mask's.
+    """Segment one CT by a bundle's inference configs, from the file of the CT to that of the mask.
 
     Args:
         image: folder of one CT.
-        configs: names of configs, later ones laid over earlier ones.
+        configs: names of configs; later ones override earlier ones.
         num_classes: channels of the network's output.
         work: folder for weights and mask.
     """
@@ -125,15 +125,15 @@ def inference(image: str, configs: Sequence[str], num_classes: int, work: str) -
 
 
 def start_up(source: str, folder: str, draws: int = 100) -> dict[str, float]:
-    """All that a pre-training run does with its volumes before the first step, and what a worker of its loader takes.
+    """Do all that pre-training does with its volumes before the first step, and measure a worker of its loader.
 
     Args:
         source: ``memory``: files, checked and cached in memory; ``store``: a prepared store.
-        folder: that of the files, or the store.
-        draws: volumes that the worker draws crops of.
+        folder: folder of the files, or the store.
+        draws: number of volumes that the worker draws crops of.
 
     Returns:
-        ``time``, ``memory`` of the run, and ``memory of a worker``: what it adds to that.
+        ``time`` and ``memory`` of the run, and ``memory of a worker``, which comes on top.
     """
     import torch
     from prepared_store import parsed
@@ -159,7 +159,7 @@ def start_up(source: str, folder: str, draws: int = 100) -> dict[str, float]:
 
 
 def write_ct(folder: str, size: Sequence[int]) -> None:
-    """A phantom of an abdomen with voxels of 1 mm, whose body grows with the image."""
+    """Write a phantom of an abdomen with voxels of 1 mm; its body grows with the image."""
     import nibabel as nib
 
     from hybridmim_components.phantoms.anatomy import abdomen_phantom
@@ -170,7 +170,7 @@ def write_ct(folder: str, size: Sequence[int]) -> None:
 
 
 def write_noise(folder: str, numbers: Sequence[int], size: Sequence[int]) -> None:
-    """CTs of noise, each another one, at the bundle's spacing: so many of them in ``folder``/NUMBER."""
+    """Write different CTs of noise at the bundle's spacing; ``folder``/NUMBER holds NUMBER of them."""
     import nibabel as nib
 
     generator, affine = np.random.default_rng(0), np.diag([-1.5, -1.5, 2.0, 1.0])
@@ -184,7 +184,7 @@ def write_noise(folder: str, numbers: Sequence[int], size: Sequence[int]) -> Non
 
 
 def write_stores(images: str, folder: str, numbers: Sequence[int]) -> None:
-    """A prepared store, and beside it the same under the index of so many volumes: ``folder``/NUMBER."""
+    """Write a prepared store, and beside it stores ``folder``/NUMBER whose index lists NUMBER volumes."""
     from prepared_store import prepare, simulate
 
     Path(folder).mkdir(parents=True)
@@ -195,7 +195,7 @@ def write_stores(images: str, folder: str, numbers: Sequence[int]) -> None:
 
 def _worker(dataset: Any, draws: int) -> float:
     reading, writing = os.pipe()
-    child = os.fork()  # as a data loader's
+    child = os.fork()  # as a data loader does
     if child == 0:
         before, generator = _own_memory(), np.random.default_rng(0)
         for _ in range(draws):
@@ -209,13 +209,13 @@ def _worker(dataset: Any, draws: int) -> float:
 
 
 def _own_memory() -> float:
-    """MiB that this process alone has written: pages of files that are mapped, as those of an index, are shared."""
+    """Return the MiB that this process alone has written; mapped pages of files, such as an index, are shared."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
 
 
 def _reset_peak() -> float:
-    """Forget the peak so far; resident MiB."""
+    """Reset the peak, and return the resident MiB."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")

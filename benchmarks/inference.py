@@ -9,19 +9,21 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Segmenting a CT of 512 x 512 x 200 voxels on the CPU: inference.json alone against it with frugal_inference.json.
+"""Compare inference.json with and without frugal_inference.json on a CT of 512 x 512 x 200 voxels, on the CPU.
 
     python benchmarks/inference.py --work DIR                        # 3 rounds with a small network, trained beforehand
     python benchmarks/inference.py --work DIR --network published --rounds 1     # the bundle's own size, random weights
     python benchmarks/inference.py --work DIR --network published --every 60     # where 125 windows take too long
     python benchmarks/inference.py --work DIR --kinds usual frugal kept tight fast    # and with its two knobs
 
-Both segment the same phantom of an abdomen (0.8 x 0.8 x 2.5 mm, air around the body) with the 14 classes of BTCV;
-inference.json is the pipeline of the Model Zoo's BTCV bundle: softmax, invert, argmax. Each run is a process of its
-own, from importing to the written mask; rounds alternate. The small network is trained for some hundred steps on
-another phantom: one with random weights would give noise, in which ties are everywhere. DIR keeps phantom, weights and
-masks; results go to benchmarks/results. With ``--every N`` one window of N, at least, passes the network, and times are
-what they would be if each took as long; peak memory is measured all the same, and masks are not compared.
+Both pipelines segment the same phantom of an abdomen (0.8 x 0.8 x 2.5 mm, air around the body) with the 14 classes of
+BTCV. inference.json is the pipeline of the Model Zoo's BTCV bundle: softmax, invert, argmax. Each run is a process of
+its own, measured from the imports to the written mask; the pipelines take turns. The small network is trained for some
+hundred steps on another phantom, since random weights would give noise with ties everywhere. DIR keeps phantom, weights
+and masks; results go to benchmarks/results.
+
+With ``--every N``, only one window of N (at least) passes through the network. Times are then estimates: they assume
+that all windows take equally long. Peak memory is still measured, but masks are not compared.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ MEASURES = ("peak_gib", "wall_s", "cpu_s", "network_cpu_s", "windows")
 
 
 def draw(seed: int, size: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[Any, Any]:
-    """Image (HU) and map of BTCV's labels of a phantom."""
+    """Draw a phantom: its image in HU and its map of BTCV's labels."""
     import numpy as np
 
     from hybridmim_components.phantoms.anatomy import abdomen_phantom
@@ -63,7 +65,7 @@ def draw(seed: int, size: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[
 
 
 def network_of(bundle: Path, features: list[int] | None) -> Any:
-    """The bundle's network, or a narrower one."""
+    """Build the bundle's network, or a narrower one."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
@@ -74,7 +76,7 @@ def network_of(bundle: Path, features: list[int] | None) -> Any:
 
 
 def prepare(work: Path, bundle: Path, network: str, steps: int) -> None:
-    """Phantom and weights, where they are not there yet."""
+    """Write phantom and weights if they do not exist yet."""
     import nibabel as nib
     import numpy as np
     import torch
@@ -94,7 +96,7 @@ def prepare(work: Path, bundle: Path, network: str, steps: int) -> None:
 
 
 def train(model: Any, steps: int) -> None:
-    """Some steps on crops of a phantom around one organ after another."""
+    """Train for some steps on crops of a phantom, around one organ after another."""
     import numpy as np
     import torch
     from monai.losses import DiceCELoss
@@ -120,7 +122,7 @@ def train(model: Any, steps: int) -> None:
 
 
 def run_once(kind: str, work: Path, bundle: Path, network: str, every: int) -> None:
-    """One run of the bundle's inference; prints its figures as JSON."""
+    """Run the bundle's inference once, and print its figures as JSON."""
     import resource
 
     from monai.bundle import ConfigWorkflow
@@ -159,7 +161,7 @@ def run_once(kind: str, work: Path, bundle: Path, network: str, every: int) -> N
 
 
 class _Sampled:
-    """A network's forward that counts and times, and passes on some windows alone: the others get the last result."""
+    """Forward of a network that counts and times windows; some are computed, the others get the last result."""
 
     def __init__(self, forward: Any, every: int) -> None:
         self.forward, self.every = forward, every
@@ -181,7 +183,7 @@ class _Sampled:
 
 
 def equal_shares(work: Path, bundle: Path, network: str, kinds: list[str]) -> dict[str, dict[str, float]]:
-    """Share of voxels labelled as in the usual pipeline: of all, and of those that either mask labels as an organ."""
+    """Compute the share of voxels labelled as in the usual pipeline, of all and of those of an organ in either mask."""
     import nibabel as nib
     import numpy as np
 
@@ -237,7 +239,7 @@ def main() -> None:
 def report(
     rows: list[dict[str, Any]], kinds: list[str], shares: dict[str, dict[str, float]], folder: Path, name: str
 ) -> None:
-    """Every run as CSV; medians, ratios to the usual pipeline and equality as a table."""
+    """Write every run as CSV, and medians, ratios to the usual pipeline and equality as a table."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")

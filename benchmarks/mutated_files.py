@@ -9,13 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the readers do with mutated files: each is accepted, or refused by an error of ours that names it.
+"""Read mutated files: each must be accepted, or refused by an error of this package that names it.
 
     python benchmarks/mutated_files.py --output mutated_files.csv    # a minute; --random sets how many are damaged
 
-Each file is read in a process of its own, within a time limit. Ends with status 1 where a library's traceback, a
-message without the file's name, a patient's name, a file outside the folder, a crash or a hang came out. The files are
-made by ``tests/fuzz``, the same ones each time.
+Each file is read in a process of its own, within a time limit. The script ends with status 1 if a file led to a
+library's traceback, a message without the file's name, a patient's name, a file outside the folder, a crash or a hang.
+``tests/fuzz`` makes the files, the same ones each time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FINE = ("accepted", "refused")
 
 
 class Row(NamedTuple):
-    """One file, and what came of it."""
+    """Result of reading one file."""
 
     kind: str
     mutation: str
@@ -58,12 +58,12 @@ class Row(NamedTuple):
     """accepted, refused, unnamed, traceback, leak, escape, crash or hang."""
     seconds: float
     memory_mib: int
-    """By which the peak of the process grew."""
+    """Growth of the peak memory of the process."""
     message: str
 
 
 def judge(kind: str, path: Path) -> tuple[str, str]:
-    """Read a file; what came of it, and the error's message."""
+    """Read a file, and return the outcome and the error's message."""
     try:
         read(kind, path)
     except Exception as error:
@@ -77,11 +77,11 @@ def judge(kind: str, path: Path) -> tuple[str, str]:
 
 def _in_child(kind: str, path: Path, answer: Connection) -> None:
     os.chdir(path.parent)
-    # what libraries print is read, too
+    # capture what libraries print
     with (path.parent / "printed").open("wb") as printed:
         os.dup2(printed.fileno(), 1)
         os.dup2(printed.fileno(), 2)
-    # whatever is logged, by whichever library
+    # capture what any library logs
     logging.disable(logging.NOTSET)
     logging.basicConfig(level=logging.DEBUG, force=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -98,7 +98,7 @@ def run(kind: str, mutation: str, content: bytes, limit: float) -> Row:
     inner.mkdir()
     path = place(kind, content, inner)
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    # forked: what takes seconds to import is there already
+    # forked, so that slow imports are done already
     child = multiprocessing.get_context("fork").Process(target=_in_child, args=(kind, path, sender))
     started = time.monotonic()
     child.start()
@@ -120,7 +120,7 @@ def run(kind: str, mutation: str, content: bytes, limit: float) -> Row:
     names = [str(p.relative_to(outer)) for p in outer.rglob("*")]
     if any(word in text for word in PATIENT.split("^") for text in (said, *names)):
         outcome = "leak"
-    # the pickles that run code write a file "ran", the archives one "evil"
+    # malicious pickles write a file "ran", malicious archives a file "evil"
     if any(Path(name).name in ("ran", "evil") for name in names) or len(list(outer.iterdir())) > 1:
         outcome = "escape"
     shutil.rmtree(outer)
@@ -139,7 +139,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     rows = []
     for kind in options.kinds:
-        # here as well, since what takes seconds to import need not be imported in every process
+        # read a good file here first, so that no forked process repeats the slow imports
         with tempfile.TemporaryDirectory() as folder:
             read(kind, place(kind, GOOD[kind](), Path(folder)))
         good = run(kind, "none", GOOD[kind](), options.limit)

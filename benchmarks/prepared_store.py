@@ -9,13 +9,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a prepared store delivers, beside the plain files and the caches, on one core.
+"""Compare what a prepared store, plain files and the caches deliver on one core.
 
     python benchmarks/prepared_store.py --images /scans --output benchmarks/results   # without --images: phantoms
 
-Crops of 96^3, two of a volume at a time as in pre-training, through the pre-processing of the MSD Spleen bundle. The
-sources take turns, so that a busy machine slows all of them; time is CPU time of this one process. The index of many
-volumes is simulated by repeating the rows of the store under other fingerprints. Writes prepared_store.csv and .png.
+The sources deliver crops of 96^3, two of a volume at a time as in pre-training, with the pre-processing of the MSD
+Spleen bundle. They take turns, so that a busy machine slows all of them. Time is the CPU time of this one process. The
+index of many volumes is simulated: it repeats the rows of the store with other fingerprints. The script writes
+prepared_store.csv and .png.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "hybridmim_msd_spleen_unet_segmentation"
-# of one step of the released recipe at 96^3 and batch 1, counted on the networks
+# for a step of the released recipe at 96^3 and batch size 1, counted on the networks
 GFLOP = {"UNet": 1800, "SwinUNETR": 720}
 GPUS, PEAK_TFLOPS, UTILISATION = 8, 989, 0.4  # H100, dense bfloat16
 Row = tuple[str, str, float, str]
 
 
 def parsed(part: str, **settings: Any) -> Any:
-    """A part of the bundle's pretrain.json."""
+    """Evaluate a part of the bundle's pretrain.json."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
@@ -57,7 +58,7 @@ def parsed(part: str, **settings: Any) -> Any:
 
 
 def prepare(images: Path, store: Path) -> tuple[Any, float]:
-    """Make a store of the bundle's settings; CPU seconds of a volume."""
+    """Make a store with the bundle's settings; return it and the CPU seconds per volume."""
     from hybridmim_components.store import StoreSettings, open_store, prepare_store
 
     settings = StoreSettings(parsed("spacing"), parsed("intensity_range"))
@@ -67,7 +68,7 @@ def prepare(images: Path, store: Path) -> tuple[Any, float]:
 
 
 def crops(store: Any, work: Path, rounds: int) -> list[Row]:
-    """CPU time of a crop from each source, median of the rounds."""
+    """Measure the CPU time of a crop from each source, as the median of the rounds."""
     from hybridmim_components.data import make_dataset
     from hybridmim_components.store import StoredVolumes
 
@@ -97,7 +98,7 @@ def crops(store: Any, work: Path, rounds: int) -> list[Row]:
 
 
 def sizes(store: Any) -> list[Row]:
-    """Bytes of the store, and of the same voxels as .nii.gz as nibabel and as gzip's default compress them."""
+    """Measure the store, and the same voxels uncompressed and as .nii.gz (level 1 is nibabel's, level 6 gzip's)."""
     import gzip
 
     import zarr
@@ -115,7 +116,7 @@ def sizes(store: Any) -> list[Row]:
 
 
 def simulate(store: Any, folder: Path, number: int) -> Path:
-    """A store whose index has many volumes: the rows of a small one again and again, under other fingerprints."""
+    """Make a store with a long index, which repeats the rows of a small store with other fingerprints."""
     own = Path(store.place.url)
     folder.mkdir()
     shutil.copy(own / "zarr.json", folder)
@@ -131,7 +132,7 @@ def simulate(store: Any, folder: Path, number: int) -> Path:
 
 
 def start_and_draw(folder: str, draws: int) -> dict[str, float]:
-    """What `initialize` does with a store, and the memory that drawing crops takes, in a process of its own."""
+    """Do what `initialize` does with a store, draw crops in a process of its own, and return time and memory."""
     from hybridmim_components.data import make_dataset, pretraining_lists
     from hybridmim_components.preflight import check_pretraining
     from hybridmim_components.store import open_store
@@ -163,12 +164,12 @@ def start_and_draw(folder: str, draws: int) -> dict[str, float]:
 def _memory() -> dict[str, float]:
     lines = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
     sizes = {line[0].rstrip(":"): int(line[1]) / 1024 for line in lines}
-    # written by this process alone, or read from a file that all processes share
+    # private: written by this process alone; mapped: read from files that all processes share
     return {"private": sizes["Private_Dirty"], "mapped": sizes["Rss"] - sizes["Anonymous"]}
 
 
 def many(store: Any, work: Path, numbers: list[int], draws: int) -> list[Row]:
-    """Start-up and a worker's memory by the number of volumes."""
+    """Measure start-up and a worker's memory by the number of volumes."""
     rows: list[Row] = []
     for number in numbers:
         folder = simulate(store, work / f"simulated_{number}", number)
@@ -187,7 +188,7 @@ def many(store: Any, work: Path, numbers: list[int], draws: int) -> list[Row]:
 
 
 def needed(ms_per_crop: float) -> list[Row]:
-    """Crops that an 8-GPU machine takes in, on paper, and the cores that deliver them."""
+    """Estimate how many crops an 8-GPU machine consumes, and how many cores deliver them."""
     rows: list[Row] = []
     for name, gflop in GFLOP.items():
         rate = GPUS * PEAK_TFLOPS * 1000 * UTILISATION / gflop
@@ -196,7 +197,7 @@ def needed(ms_per_crop: float) -> list[Row]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Crops per CPU-second, bytes, and memory by the number of volumes."""
+    """Plot crops per CPU-second, bytes, and memory by the number of volumes."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
@@ -217,7 +218,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def phantoms(folder: Path) -> Path:
-    """Three CTs of 256 x 256 x 100."""
+    """Write three CTs of 256 x 256 x 100 voxels."""
     from hybridmim_components.phantoms import write_msd_spleen
 
     return write_msd_spleen(folder, 3, 0, size=(256, 256, 100), spacing=(1.5, 1.5, 3.0)) / "imagesTr"

@@ -9,15 +9,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A pre-training step at the published size against the released recipe's arithmetic and against whole-crop modelling.
+"""Compare a pre-training step at the published size with the released recipe and with whole-crop modelling.
 
     python benchmarks/pretraining_step.py                           # both backbones, 3 rounds: half an hour
     python benchmarks/pretraining_step.py --backbones unet --kinds ours compiled --rounds 1
 
-Two crops of 96^3 from two volumes, float32, on the CPU, AdamW's step included. Each figure comes from a process of its
-own, which takes one step and then measures another; rounds alternate between the kinds, and the knobs of ours are
-tried in the first round alone. Medians go to
-benchmarks/results/pretraining_step_<backbone>.csv and .png; peak memory is that of the whole process.
+A step takes two crops of 96^3 from two volumes, in float32 on the CPU, and includes the step of AdamW. Of the released
+recipe only the arithmetic is compared, see ``released_recipe.py``. Each figure comes from a process of its own, which
+takes one step and then measures another. The kinds take turns; the knobs of ours are tried in the first round only.
+Peak memory is that of the whole process. Medians go to benchmarks/results/pretraining_step_<backbone>.csv and .png.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ TITLES = {
     "checkpointing": "ours, activation_checkpointing true",
     "compiled": "ours, compile true",
 }
-ENVIRONMENT = {"huge_pages": {"THP_MEM_ALLOC_ENABLE": "1"}}  # of PyTorch; Linux where huge pages can be asked for
+ENVIRONMENT = {"huge_pages": {"THP_MEM_ALLOC_ENABLE": "1"}}  # of PyTorch; for Linux that grants huge pages
 COMPARED = ("released", "whole", "ours")
 MEASURES = ("cpu_s", "wall_s", "peak_gib", "first_s")
 PLOTTED = {"cpu_s": "CPU time", "peak_gib": "peak memory"}
 
 
 def step_of(kind: str, backbone: str, knobs: dict[str, Any]) -> Callable[[], None]:
-    """One step of a kind."""
+    """Build a function that takes one step of a kind."""
     import torch
     from monai.bundle import ConfigParser
     from released_recipe import ReleasedStep
@@ -73,7 +73,7 @@ def step_of(kind: str, backbone: str, knobs: dict[str, Any]) -> Callable[[], Non
     parser.update({"device": "cpu", **KINDS[kind], **knobs})
     torch.manual_seed(0)
     images = torch.rand(2, 1, *parser.get_parsed_content("roi_size"))
-    if kind not in ("released", "whole"):  # these have torch's own dropout and allocator, as a user would
+    if kind not in ("released", "whole"):  # these keep torch's own dropout and the default allocator
         parser.get_parsed_content("execution")
     if kind == "released":
         model: Any = ReleasedStep(parser.get_parsed_content("network_def"), parser.get_parsed_content("grid"))
@@ -108,7 +108,7 @@ def measure(kind: str, backbone: str, knobs: dict[str, Any]) -> None:
 
 
 def rounds_of(backbone: str, kinds: list[str], rounds: int, knobs: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
-    """Figures of every round."""
+    """Measure all rounds, and return their figures."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for number in range(rounds):
@@ -125,7 +125,7 @@ def rounds_of(backbone: str, kinds: list[str], rounds: int, knobs: dict[str, Any
 
 
 def write(backbone: str, found: dict[str, list[dict[str, float]]], folder: Path) -> None:
-    """CSV of medians and of ratios to the released recipe, the same as a table on the screen, and a plot."""
+    """Write medians and ratios to the released recipe as CSV, print them as a table, and plot the ratios."""
     medians = {k: {m: statistics.median(r[m] for r in rows) for m in MEASURES} for k, rows in found.items()}
     base = medians.get("released")
     columns = ["kind", "rounds", *MEASURES, *(f"{m}_ratio" for m in MEASURES[:3])]
@@ -145,7 +145,7 @@ def write(backbone: str, found: dict[str, list[dict[str, float]]], folder: Path)
 
 
 def plot(backbone: str, ratios: dict[str, list[float]], path: Path) -> None:
-    """Bars of the ratios to the released recipe."""
+    """Plot the ratios to the released recipe as bars."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.4), layout="constrained")

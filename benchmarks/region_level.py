@@ -9,16 +9,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Whether the region level learns: held-out accuracies by mask fill, heads, mask ratio, patch size and augmentation.
+"""Measure whether the region level learns, by mask fill, heads, mask ratio, patch size and augmentation.
 
     python benchmarks/region_level.py --data ct=FOLDER --data brain=FOLDER             # the ablation, in 2D
     python benchmarks/region_level.py --data ct=FOLDER --data brain=FOLDER --dims 3    # before and after, in 3D
 
 Each cell pre-trains a small network with the components and the transforms of a bundle's pretrain.json, in one process
-and one thread, and measures it on held-out volumes: the number of masked patches, their location, and the masked error
-as a share of that of the mean of the visible voxels. Crops in 2D are axial slices. A finished cell is a row of the CSV
-file and is not computed again. BEFORE is how the bundles were until the region level was measured: a token that
-starts at 0, heads that see the mean of a sub-volume's bottleneck voxels, no augmentation.
+and one thread. On held-out volumes it then measures the accuracies of the number and the location of masked patches,
+and the masked error as a share of the error of guessing the mean of the visible voxels. Crops in 2D are axial slices. A
+finished cell is a row of the CSV file and is not computed again. BEFORE stands for the bundles before the region level
+was measured: a token that starts at 0, heads that see the mean of a sub-volume's bottleneck voxels, no augmentation.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ RATES = {"unet": 0.002, "swinunetr": 0.001}
 WIDTHS = {"small": ((8, 8, 16, 32, 64, 8), 12, (1, 1, 1, 1)), "bundle": ((64, 64, 128, 256, 512, 64), 48, (2, 2, 2, 2))}
 KEY = ("dims", "data", "backbone", "width", "learning_rate", "steps", "variant", "seed")
 BEFORE: dict[str, Any] = {"fill": "token", "value": 0.0, "heads": "mean", "augmentation": False}
-AFTER: dict[str, Any] = {}  # the bundle's own
+AFTER: dict[str, Any] = {}  # the bundle's own settings
 VARIANTS: dict[str, dict[str, Any]] = {
     "before": BEFORE,
     "before, constant far off": {"heads": "mean", "augmentation": False},
@@ -105,7 +105,7 @@ COLUMNS = (
 
 
 class MeanHeads(HybridMIM):
-    """The heads as they were: each sees the mean of its sub-volume's bottleneck voxels."""
+    """HybridMIM with the heads as they were: each sees the mean of its sub-volume's bottleneck voxels."""
 
     def __init__(self, network: torch.nn.Module, grid: MaskGrid, **settings: Any) -> None:
         super().__init__(network, grid, **settings)
@@ -114,7 +114,7 @@ class MeanHeads(HybridMIM):
         self.location_head = torch.nn.Linear(self.bottleneck, grid.num_patches)
 
     def tokens(self, bottleneck: torch.Tensor) -> torch.Tensor:
-        """Mean of each sub-volume, (B, S, C)."""
+        """Return the mean of each sub-volume, (B, S, C)."""
         return super().tokens(bottleneck).unflatten(-1, (self.bottleneck, -1)).mean(-1)
 
 
@@ -126,7 +126,7 @@ def geometry(data: str, backbone: str, dims: int) -> tuple[list[int], int, int]:
 
 
 def network_of(cell: dict[str, Any], channels: int) -> torch.nn.Module:
-    """A network of the quickstart's width or of the bundles'."""
+    """Build a network with the width of the quickstart's or of the bundles'."""
     features, feature_size, depths = WIDTHS[cell["width"]]
     if cell["backbone"] == "unet":
         return BasicUNet(spatial_dims=cell["dims"], in_channels=channels, features=features, dropout=0.1)
@@ -135,7 +135,7 @@ def network_of(cell: dict[str, Any], channels: int) -> torch.nn.Module:
 
 
 def prepare(cell: dict[str, Any], folder: str, crop: list[int]) -> tuple[Any, Any, ConfigParser]:
-    """Data sets of training and of held-out crops by the transforms of a bundle's pretrain.json, and its settings."""
+    """Make data sets of training and held-out crops by a bundle's pretrain.json; return them and its parser."""
     name, spacing, modalities = DATA[cell["data"]]
     parser = ConfigParser()
     parser.read_config(str(ROOT / "bundles" / f"hybridmim_{name}_segmentation" / "configs" / "pretrain.json"))
@@ -157,7 +157,7 @@ def prepare(cell: dict[str, Any], folder: str, crop: list[int]) -> tuple[Any, An
 
 
 def run(cell: dict[str, Any], folder: str, batch_size: int) -> dict[str, Any]:
-    """Pre-train and measure one cell: a row of the table."""
+    """Pre-train and measure one cell; return its row of the table."""
     torch.set_num_threads(1)
     variant, dims, steps = VARIANTS[cell["variant"]], cell["dims"], cell["steps"]
     crop, subvolume, patch = geometry(cell["data"], cell["backbone"], dims)
@@ -203,7 +203,7 @@ def run(cell: dict[str, Any], folder: str, batch_size: int) -> dict[str, Any]:
 def measure(
     model: HybridMIM, held_out: Any, grid: MaskGrid, ratio: float, guesses: dict[str, float], batches: int = 8
 ) -> dict[str, float]:
-    """Figures on held-out crops, with masks that every variant of a ratio shares."""
+    """Measure a model on held-out crops; all variants with the same mask ratio share the masks."""
     generator, region = torch.Generator().manual_seed(0), full_region(grid)
     sums: dict[str, float] = {}
     for batch in SeededLoader(held_out, 8, seed=0, steps=batches):
@@ -221,7 +221,7 @@ def measure(
 
 
 def flat(image: torch.Tensor, dims: int) -> torch.Tensor:
-    """Crops (B, C, *crop), in 2D without the axis of one voxel."""
+    """Return crops (B, C, *crop), in 2D without the axis of one voxel."""
     return torch.as_tensor(image) if dims == 3 else torch.as_tensor(image).squeeze(-1)
 
 

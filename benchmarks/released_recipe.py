@@ -11,9 +11,10 @@
 
 """The arithmetic of the released recipe's pre-training step on a stock MONAI network, for pretraining_step.py.
 
-Written anew from what the release (https://github.com/ge-xing/HybridMIM, March 2023) computes, with its defects:
-masking by shuffled patches, labels counted patch by patch in Python, masked voxels found by their value, one fixed
-region, element-wise dropout. Its anomaly detection, which it leaves on and which makes each step slower still, is off.
+It is a new implementation of what the release (https://github.com/ge-xing/HybridMIM, March 2023) computes, including
+its defects: masking by shuffled patches, labels counted patch by patch in Python, masked voxels found by their value,
+one fixed region, element-wise dropout. The release leaves anomaly detection on, which makes each step even slower; here
+it is off.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MASK_RATIO, TEMPERATURE = 0.4, 0.5
 
 
 class ReleasedStep(nn.Module):
-    """Total loss of a batch of crops (B, 1, 96, 96, 96)."""
+    """Module that computes the total loss of a batch of crops (B, 1, 96, 96, 96)."""
 
     def __init__(self, network: nn.Module, grid: MaskGrid) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class ReleasedStep(nn.Module):
         self.contrast_head = nn.Linear(bottleneck, 384)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The weighted sum of the five terms."""
+        """Return the weighted sum of the five terms."""
         masked, mask = hide_patches(image)
         numbers, places = count_patches(mask), place_patches(mask)
         region = choose_region(self.grid, "corner")
@@ -68,7 +69,7 @@ class ReleasedStep(nn.Module):
 
 
 def hide_patches(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Crops with 40 % of their 16^3 patches set to 0, and the mask (B, 216) of floats."""
+    """Set 40 % of the crops' 16^3 patches to 0; return the crops and the mask (B, 216) of floats."""
     batch, side = len(image), image.shape[-1] // 16
     patches = image.reshape(batch, side, 16, side, 16, side, 16).permute(0, 1, 3, 5, 2, 4, 6).flatten(1, 3).flatten(2)
     kept = int(patches.shape[1] * (1 - MASK_RATIO))
@@ -82,12 +83,12 @@ def hide_patches(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def count_patches(mask: Tensor) -> Tensor:
-    """Masked patches of each run of 8, (B, 27), each asked of the device by itself."""
+    """Count the masked patches in each run of 8, (B, 27), with a separate read from the device for each count."""
     return torch.tensor([[int(row[i : i + 8].sum().item()) for i in range(0, len(row), 8)] for row in mask])
 
 
 def place_patches(mask: Tensor) -> Tensor:
-    """Mask by runs of 8, (B, 27, 8), patch by patch."""
+    """Divide the mask into runs of 8, (B, 27, 8), patch by patch."""
     places = torch.zeros(len(mask), 27, 8)
     for sample in range(len(mask)):
         for patch in range(mask.shape[1]):
@@ -96,7 +97,7 @@ def place_patches(mask: Tensor) -> Tensor:
 
 
 def contrast(view1: Tensor, view2: Tensor) -> Tensor:
-    """NT-Xent of two views (B, F)."""
+    """Return NT-Xent of two views (B, F)."""
     views = F.normalize(torch.cat([view1, view2]), dim=1)
     similarity = (views @ views.T) / TEMPERATURE
     similarity = similarity.masked_fill(torch.eye(len(views), dtype=torch.bool), float("-inf"))

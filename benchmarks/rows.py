@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Rows of a CSV file, added one by one while a benchmark runs: a kill at any instant leaves whole rows."""
+"""Rows of a CSV file that a benchmark adds one by one; a kill at any time leaves only complete rows."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["add_rows", "read_rows"]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file, none where there is none; an unfinished last line does not count."""
+    """Read the rows of a CSV file, without an unfinished last line; none if there is no file."""
     return list(csv.DictReader(io.StringIO(_whole_lines(path))))
 
 
 def add_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows, whose columns are those of the first, to a CSV file, atomically."""
+    """Add rows to a CSV file atomically; the first row defines the columns."""
     text, before = io.StringIO(), _whole_lines(path)
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     if not before:

@@ -9,13 +9,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Peak memory of one training step of a bundle at its published size, on the CPU, with random images.
+"""Measure the peak memory of one training step of a bundle at its published size, on the CPU, with random images.
 
     python benchmarks/step_memory.py                       # both backbones of MSD Spleen, both steps, 2 crops
     python benchmarks/step_memory.py --bundles btcv_unet --batch_sizes 2 4
 
-Each figure comes from a process of its own: network, gradients, the two moments of AdamW and one step's activations, in
-float32, beside what PyTorch and MONAI themselves take. On a GPU, mixed precision halves the activations' part.
+Each figure comes from a process of its own. It includes network, gradients, the two moments of AdamW and the
+activations of one step, in float32, and what PyTorch and MONAI themselves take. On a GPU, mixed precision halves the
+memory of the activations.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def measure(bundle: str, step: str, batch_size: int) -> tuple[float, float, floa
     before, start = _peak(), time.monotonic()
     network.train()
     if step == "pretrain":
-        # two volumes at least, so that the contrast has negatives
+        # each crop is from another volume, so that the contrast has negatives
         batch = {"image": images, "volume": torch.arange(batch_size)}
         _, targets, arguments, _ = parser.get_parsed_content("train#prepare_batch")(batch, torch.device("cpu"))
         total = loss(network(images, *arguments), **targets)["loss"]
@@ -77,7 +78,7 @@ def main() -> None:
     for bundle in options.bundles:
         for step in options.steps:
             for batch_size in options.batch_sizes:
-                # spawned, so that a figure holds nothing of the one before it
+                # spawned, so that no earlier step affects the figure
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
                     peak, before, seconds = pool.apply(measure, (bundle, step, batch_size))
                 print(f"| {bundle} | {step} | {batch_size} | {peak:.1f} | {before:.1f} | {seconds:.0f} |", flush=True)

@@ -9,14 +9,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which format a prepared store should have: its volumes and its index, measured.
+"""Compare formats for the volumes and for the index of a prepared store.
 
     pip install blosc2 && python benchmarks/store_formats.py --image /scans/ct.nii.gz --output benchmarks/results
 
-Volumes: one CT, pre-processed as for the MSD Spleen bundle, as .b2nd of blosc2 and as Zarr v3 with sharding, the latter
-read by zarr itself and by the chunks' places in the shard. Index: what a start needs of 100,000 volumes, which is the
-fingerprints of all and one row. The candidates take turns; time is CPU time of this one process, the median. Writes
-store_formats.csv.
+Volumes: one CT, pre-processed as for the MSD Spleen bundle, is stored as .b2nd of blosc2 and as Zarr v3 with sharding.
+Zarr v3 is read in two ways, by zarr itself and directly, by the places of the chunks in the shard. Index: the script
+reads what a start with 100,000 volumes needs, that is the fingerprints of all and one row. The candidates take turns;
+time is the median CPU time of this one process. The script writes store_formats.csv.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Row = tuple[str, str, float, float]
 
 
 def volume_candidates(voxels: np.ndarray, folder: Path, size: int) -> dict[str, tuple[int, Callable]]:
-    """Bytes, and a function that reads a crop, of each format."""
+    """Return the bytes of each format, and a function that reads a crop from it."""
     import blosc2
     import zarr
     from zarr.codecs import BloscCodec
@@ -67,7 +67,7 @@ def volume_candidates(voxels: np.ndarray, folder: Path, size: int) -> dict[str, 
         "Zarr v3, zstd, by the shard's index": (len(shard), ours),
         "Zarr v3, zstd, by zarr": (len(shard), lambda start: zarr.open_array(folder / "ours", mode="r")[box(start)]),
     }
-    # larger chunks, as zarr's own time goes with their number
+    # larger chunks, since zarr's own time grows with their number
     padded = tuple(-(-n // 64) * 64 for n in voxels.shape[1:])
     compressor = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=2)
     kind: Any = {"chunks": (1, 64, 64, 64), "shards": (1, *padded), "compressors": compressor}
@@ -90,7 +90,7 @@ def volume_candidates(voxels: np.ndarray, folder: Path, size: int) -> dict[str, 
 
 
 def index_candidates(folder: Path, number: int) -> dict[str, tuple[int, Callable]]:
-    """Bytes, and a function that gets all fingerprints and one row, of each format."""
+    """Return the bytes of each format, and a function that reads all fingerprints and one row from it."""
     from hybridmim_components.store.index import row_type
 
     table = np.zeros(number, row_type(1, 100))
@@ -135,7 +135,7 @@ def _plain(value: Any) -> Any:
 
 
 def timed(what: str, found: Mapping[str, tuple[int, Callable]], arguments: list[Any]) -> list[Row]:
-    """Bytes and median CPU milliseconds of each candidate, which take turns."""
+    """Return the bytes and the median CPU milliseconds of each candidate; the candidates take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in found}
     for argument in arguments:
         for name, (_, read) in found.items():

@@ -10,13 +10,14 @@
 # limitations under the License.
 
 
-"""What ``check`` says of cases that are strange but look real: refused, unusual, or not to be told from good ones.
+"""Run ``check`` on cases that are wrong but look real: it must refuse them, call them unusual, or accept them.
 
     python benchmarks/strange_cases.py                        # made from phantoms, a minute
     python benchmarks/strange_cases.py --dataset_dir FOLDER   # from two cases of a folder in MSD's layout
 
-Each case is the second of two in a folder of MSD Spleen. Writes ``results/strange_cases.md`` and ends with status 1
-where a verdict is another than expected.
+Each case is the second of two in a folder of MSD Spleen. The expected verdict is ``ok`` for cases that cannot be told
+from good ones. The script writes ``results/strange_cases.md`` and ends with status 1 if a verdict differs from the
+expected one.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ from hybridmim_components.data.layouts import msd
 from hybridmim_components.phantoms import write_msd_spleen
 
 RESULTS = Path(__file__).parent / "results"
-PIXDIM, CODES, QUATERNION, SFORM = 76, 252, 256, 280  # bytes of a NIfTI-1 header; codes of qform and sform
+PIXDIM, CODES, QUATERNION, SFORM = 76, 252, 256, 280  # byte offsets in a NIfTI-1 header; CODES: qform and sform
 NAN = float("nan")
 VERDICTS = ("refused", "unusual", "ok")
 
 
 class Files(NamedTuple):
-    """A folder in MSD's layout, and the case in it that is changed."""
+    """Folder in MSD's layout, and the case in it to change."""
 
     root: Path
     image: Path
@@ -54,7 +55,7 @@ class Files(NamedTuple):
 
 
 class Strange(NamedTuple):
-    """What is done to a case, and the verdict that it should get."""
+    """Change of a case, and the verdict that it should get."""
 
     what: str
     expected: str
@@ -96,7 +97,7 @@ def header(offset: int, layout: str, *values: float) -> Callable[[Files], None]:
 
 
 def both(*changes: Callable[[Files], None]) -> Callable[[Files], None]:
-    """One change after the other."""
+    """Make several changes, one after the other."""
 
     def apply(files: Files) -> None:
         for change in changes:
@@ -106,7 +107,7 @@ def both(*changes: Callable[[Files], None]) -> Callable[[Files], None]:
 
 
 def other_qform(files: Files) -> None:
-    """A qform that calls left what the sform calls right."""
+    """Set a qform that calls left what the sform calls right."""
     for path in (files.image, files.label):
         image = nib.Nifti1Image.from_filename(path)
         image.set_sform(image.affine, 1)
@@ -115,7 +116,7 @@ def other_qform(files: Files) -> None:
 
 
 def json_cut_off(files: Files) -> None:
-    """A dataset.json whose writing was interrupted."""
+    """Write an incomplete dataset.json, as an interrupted write leaves it."""
     (files.root / "dataset.json").write_text('{"name": "Sp')
 
 
@@ -130,34 +131,34 @@ def table(**entries: object) -> Callable[[Files], None]:
 
 
 def scale(factor: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Another spacing."""
+    """Scale the spacing."""
     return lambda found: found @ np.diag([factor, factor, factor, 1])
 
 
 def sheared(found: np.ndarray) -> np.ndarray:
-    """Slices that move along the second axis."""
+    """Shear an affine, so that slices move along the second axis."""
     shear = np.eye(4)
     shear[1, 2] = 0.3
     return found @ shear
 
 
 def half_empty(found: np.ndarray) -> np.ndarray:
-    """The upper half of the slices is 0."""
+    """Set the upper half of the slices to 0."""
     return np.where(np.arange(found.shape[2]) < found.shape[2] // 2, found, 0).astype(found.dtype)
 
 
 def window(low: float, high: float, top: float) -> Callable[[np.ndarray], np.ndarray]:
-    """HU from low to high become 0 to top."""
+    """Clip HU to low..high, and scale them to 0..top."""
     return lambda found: ((np.clip(found, low, high) - low) / (high - low) * top).astype(np.float32)
 
 
 def cut_off(files: Files) -> None:
-    """Keep half of the image's file."""
+    """Keep only half of the image file."""
     files.image.write_bytes(files.image.read_bytes()[: files.image.stat().st_size // 2])
 
 
 def copy_of_the_first(files: Files) -> None:
-    """Image and label of the first case by the second one's name."""
+    """Replace image and label by those of the first case."""
     first = msd.read(files.root).cases[0]
     shutil.copy(first["image"], files.image)
     shutil.copy(first["label"], files.label)
@@ -213,7 +214,7 @@ STRANGE = [
 
 
 def verdict_of(root: Path) -> tuple[str, str]:
-    """The worst verdict of ``check`` on a folder, and its words without the folder's path."""
+    """Return the worst verdict of ``check`` on a folder, and its text without the folder's path."""
     rows = list(case_rows("msd_spleen", root))
     problems = [row.problem for row in rows if row.problem]
     doubts = [doubt for row in rows for doubt in row.doubts]
@@ -232,7 +233,7 @@ def judge(strange: Strange, base: Path, work: Path) -> tuple[str, str]:
 
 
 def copy_two_cases(dataset_dir: Path, root: Path) -> None:
-    """A folder in MSD's layout of the first two cases of another."""
+    """Copy the first two cases of a folder into another one, in MSD's layout."""
     cases = msd.read(dataset_dir).cases[:2]
     if len(cases) < 2:
         raise SystemExit(f"dataset_dir must hold two cases, got {len(cases)} in {dataset_dir}")
@@ -249,7 +250,7 @@ def copy_two_cases(dataset_dir: Path, root: Path) -> None:
 
 
 def report(rows: list[tuple[Strange, str, str]], source: str) -> str:
-    """The table as Markdown."""
+    """Format the table as Markdown."""
     lines = [
         "# What `check` says of strange cases",
         "",

@@ -9,16 +9,21 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The Model Zoo's own checks on exported bundles, offline and on the CPU, with phantoms in place of data.
+"""Run the Model Zoo's own checks on exported bundles, offline and on the CPU, with phantoms in place of data.
 
     python ci/check_exported.py exported/hybridmim_*_segmentation
 
-For each bundle, in a process of its own whose working directory is not the bundle's: the files and the metadata that
-the zoo wants; isort, black, flake8 and the pre-commit hooks with the zoo's settings (ci/model_zoo); ``monai.bundle``'s
-properties and ``verify_net_in_out``; train, evaluate over train and inference as the zoo's unit tests run them, a few
-steps each; the export to TorchScript and its reload. Prints a table, and ends with status 1 where a check fails. The
-package needs not be installed: only what the bundle brings is used. The zoo's check of metadata.json against its JSON
-schema, which it downloads, and pytype are not run.
+Each bundle is checked in a process of its own, which runs outside the bundle's folder:
+
+- the files and the metadata that the zoo requires
+- isort, black, flake8 and the pre-commit hooks, with the zoo's settings (ci/model_zoo)
+- the properties and ``verify_net_in_out`` of ``monai.bundle``
+- train, evaluate (laid over train) and inference as the zoo's unit tests run them, a few steps each
+- the export to TorchScript, and loading the exported file
+
+The script prints a table and ends with status 1 if a check fails. The package need not be installed, since only the
+bundle's own code is used. Two of the zoo's checks are not run: pytype, and the check of metadata.json against a JSON
+schema, which the zoo downloads.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ from typing import Any
 CHECKS = ("files", "style", "metadata", "network", "train", "evaluate", "inference", "torchscript")
 ZOO_SETTINGS = Path(__file__).resolve().parent / "model_zoo"
 TOOLS = (("isort", "--check"), ("black", "--check", "--skip-magic-trailing-comma"), ("flake8",))
-HOOKS = {  # of its .pre-commit-config.yaml, with the files that each is for
+HOOKS = {  # of the zoo's .pre-commit-config.yaml, with the files that each one checks
     "pretty_format_json --no-sort-keys --indent=4": "*.json",
     "check_docstring_first": "*.py",
     "end_of_file_fixer": "*.*",
@@ -49,7 +54,7 @@ HOOKS = {  # of its .pre-commit-config.yaml, with the files that each is for
     "mixed_line_ending": "*.*",
     "detect_private_key": "*.*",
 }
-# https://github.com/Project-MONAI/model-zoo/blob/dev/docs/readme_template.md and what its bundles have
+# from https://github.com/Project-MONAI/model-zoo/blob/dev/docs/readme_template.md and the zoo's bundles
 SECTIONS = ("Data", "Performance", "MONAI Bundle Commands", "References", "License")
 FILES = ["LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf", "scripts/__init__.py"]
 FILES += [f"configs/{name}.json" for name in ("metadata", "pretrain", "train", "evaluate", "inference")]
@@ -63,7 +68,7 @@ def check_bundle(folder: str) -> dict[str, str]:
     """Run all checks on one exported bundle.
 
     Returns:
-        ``ok`` or what went wrong, by the name of the check.
+        By the name of the check: ``ok``, or what went wrong.
     """
     root = Path(folder).resolve()
     sys.path.insert(0, str(root))
@@ -76,7 +81,7 @@ def check_bundle(folder: str) -> dict[str, str]:
             try:
                 check()
                 results[name] = "ok"
-            except Exception as error:  # whatever it is, the other checks go on
+            except Exception as error:  # after any error, the other checks go on
                 traceback.print_exc()
                 results[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     return results
@@ -86,7 +91,7 @@ _NOT_OF_THE_SOURCE = shutil.ignore_patterns("__pycache__", "*.pt", "*.ts")
 
 
 class _Zoo:
-    """The checks, in the order in which each leaves what the next one needs."""
+    """Checks of a bundle; later ones need the files that earlier ones write."""
 
     def __init__(self, root: Path, work: Path) -> None:
         self.root, self.work = root, work
@@ -178,7 +183,7 @@ class _Zoo:
         network, config = parser.get_parsed_content("network_def"), parser.get_parsed_content("network_def#_target_")
         image = self.meta["network_data_format"]["inputs"]["image"]
         shape = [1, image["num_channels"], *image["spatial_shape"]]
-        # SwinUNETR cannot be scripted in torch 2.13, only traced, at one size
+        # torch 2.13 cannot script SwinUNETR, only trace it at one size
         trace: dict[str, Any] = {"use_trace": True, "input_shape": shape} if config == "SwinUNETR" else {}
         target = self.work / "model.ts"
         ckpt_export(
@@ -197,7 +202,7 @@ class _Zoo:
             raise ValueError(f"TorchScript must give PyTorch's logits within 1e-4, got {float(difference):g}")
 
     def _run(self, kind: str, names: list[str], **overrides: Any) -> None:
-        """``initialize``, ``check_properties``, ``run`` and ``finalize``, as the zoo's unit tests call them."""
+        """Call ``initialize``, ``check_properties``, ``run`` and ``finalize``, as the zoo's unit tests do."""
         from monai.bundle import ConfigWorkflow
 
         parser = importlib.import_module("monai.bundle").ConfigParser()

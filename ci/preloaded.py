@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""Run a Python module as a command in a new process that has MONAI imported already: tests start many such commands."""
+"""Run a Python module as a command in a new process that has already imported MONAI, which makes tests faster."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ _CONTEXT.set_forkserver_preload(
 def run_module(
     module: str, arguments: Sequence[str], cwd: str | Path, timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
-    """Do what ``python -m module arguments`` does, some seconds faster.
+    """Do what ``python -m module arguments`` does, but some seconds faster.
 
-    The process is forked from one that has done nothing but import: it shares no state with the caller or with another
-    run. It has the environment that the caller had at its first call.
+    The new process is forked from one that has only imported modules, so it shares no state with the caller or with
+    other runs. Its environment is that of the caller at the first call.
 
     Args:
-        module: such as ``monai.bundle``.
-        arguments: of the command.
+        module: the module, such as ``monai.bundle``.
+        arguments: arguments of the command.
         cwd: working directory.
-        timeout: in seconds.
+        timeout: time limit in seconds.
 
     Returns:
-        Exit code and what the process has written.
+        Exit code and output of the process.
 
     Raises:
-        subprocess.TimeoutExpired: when the command takes longer; it is killed.
+        subprocess.TimeoutExpired: when the command takes longer; the process is then killed.
     """
     command = [sys.executable, "-m", module, *arguments]
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def _run(module: str, arguments: list[str], cwd: str, places: Sequence[str]) -> 
     except SystemExit as error:
         code = error.code
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # multiprocessing would print the traceback itself
+        sys.excepthook(*sys.exc_info())  # prints the traceback as Python does, not as multiprocessing does
         code = 1
-    atexit._run_exitfuncs()  # multiprocessing leaves out what the command has registered
+    atexit._run_exitfuncs()  # multiprocessing does not call the functions that the command has registered
     sys.exit(code)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Bundles shrunk to what the CPU of a test takes: few channels, small crops, coarse voxels, one short epoch."""
+"""Bundles shrunk for tests on a CPU: few channels, small crops, coarse voxels, one short epoch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _GRIDS: dict[str, dict[str, Any]] = {
     "msd_spleen": {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)},
 }
 _SPACINGS = {"brats2020": 5.0, "msd_hippocampus": 1.0}
-# MONAI Label sets the number of epochs alone, so that what an epoch is must be small in the bundle itself
+# MONAI Label sets only the number of epochs, so the bundle itself must make an epoch short
 _SCHEDULE: dict[str, Any] = {
     "epochs": 1,
     "steps_per_epoch": 3,
@@ -57,11 +57,11 @@ def small_bundle(folder: Path, name: str) -> tuple[Path, Path]:
     """Render a bundle with a small network and small settings.
 
     Args:
-        folder: the bundle is made in it, and ``NAME/model.pt`` beside it.
-        name: such as ``msd_spleen_unet``.
+        folder: folder for the bundle and, beside it, its weights ``NAME/model.pt``.
+        name: name of the bundle, such as ``msd_spleen_unet``.
 
     Returns:
-        The bundle, without weights, and untrained weights of it that give more than one label.
+        Folder of the bundle, which has no weights, and file of its untrained weights, which give more than one label.
     """
     dataset, _, backbone = name.rpartition("_")
     bundle = folder / bundle_name(dataset, backbone)
@@ -76,7 +76,7 @@ def small_bundle(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def small_phantoms(root: Path, dataset: str, num_training: int = 6) -> PhantomFolders:
-    """Phantoms of a data set that such a bundle takes seconds for: labelled ones, one to infer on, two unlabelled."""
+    """Write phantoms that a small bundle needs seconds for: labelled ones, one to infer on, and two unlabelled ones."""
     return write_phantoms(dataset, root, num_training, 1, 2, **_GRIDS.get(dataset, _GRIDS["msd_spleen"]))
 
 
@@ -91,7 +91,7 @@ def _smaller(step: str, text: str, dataset: str, backbone: str) -> str:
 
 
 def _untrained(bundle: Path, crop: list[int]) -> nn.Module:
-    """A network with logits around 0 for all channels, so that no label is everywhere or nowhere."""
+    """Build a network with logits around 0 in all channels, so that every label occurs and none fills the image."""
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
     torch.manual_seed(0)

@@ -9,14 +9,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-r"""Try exported bundles where their users have them, and write down what worked: docs/support.md.
+r"""Try exported bundles in the environments of their users, and write the results to docs/support.md.
 
     python ci/support_table.py                                        # all, about half an hour on two cores
     python ci/support_table.py --bundles btcv_unet --output my.md     # one
 
-Each bundle is rendered with a small network, exported by ci/export_bundle.py, and then used without the package: the
-Model Zoo's checks; TorchScript, ONNX and OpenVINO by its own ``scripts``; a real MONAI Label server that segments an
-image, trains on four labelled ones, and segments again. Ends with status 1 where anything fails.
+Each bundle is rendered with a small network, exported by ci/export_bundle.py, and then used without the package. The
+Model Zoo's checks are run on it. Its own ``scripts`` export it to TorchScript, ONNX and OpenVINO. A real MONAI Label
+server segments an image with it, trains it on four labelled images, and segments again. The script ends with status 1
+if anything fails.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ The server has the versions of `ci/monai_label/requirements.lock`.
 
 
 def zoo_cells(bundle: Path) -> Cells:
-    """``ci/check_exported.py`` on an exported bundle."""
+    """Run ``ci/check_exported.py`` on an exported bundle."""
     done = _without_package(str(ROOT / "ci" / "check_exported.py"), str(bundle))
     lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
     if done.returncode == 0:
@@ -86,7 +87,7 @@ def zoo_cells(bundle: Path) -> Cells:
 
 
 def format_cells(bundle: Path) -> Cells:
-    """Each format, by the command of the exported bundle's README."""
+    """Export to each format by the command of the exported bundle's README."""
     cells = {}
     for column, (name, file) in FORMATS.items():
         done = _without_package("-m", "scripts", "export", str(bundle), "--format", name, bundle=bundle)
@@ -102,8 +103,8 @@ def label_cells(dataset: str, bundles: Sequence[Path], work: Path) -> dict[str, 
 
     Args:
         dataset: name of the data set.
-        bundles: exported bundles of it.
-        work: folder for images, server and log; new for each call, since training takes all labels that lie there.
+        bundles: exported bundles of the data set.
+        work: folder for images, server and log; must be new for each call, since training takes all labels in it.
 
     Returns:
         The cells of each bundle by its name.
@@ -149,14 +150,14 @@ def _annotate(server: LabelServer, bundle: Path, work: Path, case: str) -> Cells
 def _tried(check: Callable[[], None]) -> str:
     try:
         check()
-    except Exception as error:  # whatever it is, the other checks go on
+    except Exception as error:  # after any error, the other checks go on
         logger.error("%s", error)
         return _first_line(error)
     return "ok"
 
 
 def markdown(rows: dict[str, Cells]) -> str:
-    """The table, a row a bundle."""
+    """Format the table, with a row per bundle."""
     lines = ["| bundle | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, cells in rows.items():
         texts = [cells.get(column, "not tried").replace("|", "\\|") for column in COLUMNS]
@@ -168,11 +169,11 @@ def support(names: Sequence[str], work: Path) -> dict[str, Cells]:
     """Export bundles and try them.
 
     Args:
-        names: such as ``msd_spleen_unet``.
+        names: names of the bundles, such as ``msd_spleen_unet``.
         work: folder for everything that is written.
 
     Returns:
-        ``ok`` or what went wrong, by column, by the name of the bundle.
+        By the name of the bundle, and then by column: ``ok``, or what went wrong.
     """
     exported = {}
     for name in names:
@@ -189,7 +190,7 @@ def support(names: Sequence[str], work: Path) -> dict[str, Cells]:
 
 
 def _without_package(*arguments: str, bundle: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python from the root folder."""
+    """Run Python from the root folder, without the package."""
     path = os.pathsep.join(str(folder) for folder in (bundle, WITHOUT_PACKAGE) if folder)
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd="/", env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
@@ -214,7 +215,7 @@ def _versions() -> str:
 
 
 def _monailabel() -> str:
-    """The version that start.sh installs."""
+    """Return the version of MONAI Label that start.sh installs."""
     (line,) = (line for line in START.read_text(encoding="utf-8").splitlines() if line.startswith("MONAILABEL="))
     return line.partition("=")[2]
 

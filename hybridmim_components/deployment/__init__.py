@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A trained bundle as one file for a hospital: TorchScript, ONNX or OpenVINO, verified against PyTorch."""
+"""Export of a trained bundle to TorchScript, ONNX or OpenVINO, verified against PyTorch."""
 
 from __future__ import annotations
 

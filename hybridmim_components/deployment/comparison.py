@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Phantom crops as a network sees them, and how far two runtimes' logits of them lie apart."""
+"""Pre-processed phantom crops, and the comparison of two runtimes' logits for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Comparison", "compare", "phantom_images"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far logits lie apart."""
+    """Difference between the logits of two runtimes."""
 
     max_difference: float
     """Largest absolute difference."""
@@ -39,7 +39,7 @@ class Comparison:
     """Share of the voxels that get the same label."""
 
     def worst(self, other: Comparison) -> Comparison:
-        """The worse of both, figure by figure."""
+        """Return the worse of both values, field by field."""
         return Comparison(max(self.max_difference, other.max_difference), min(self.agreement, other.agreement))
 
 
@@ -47,16 +47,16 @@ def compare(expected: Tensor, logits: Tensor, overlapping: bool) -> Comparison:
     """Compare logits (B, C, H, W, D) with those of PyTorch.
 
     Args:
-        expected: of PyTorch.
-        logits: of the exported file.
-        overlapping: each channel has a threshold of its own; else the largest channel is the label.
+        expected: logits of PyTorch.
+        logits: logits of the exported file.
+        overlapping: whether each channel has a threshold of its own; otherwise the largest channel is the label.
 
     Raises:
         ValueError: when the shapes differ.
     """
     if expected.shape != logits.shape:
         raise ValueError(f"logits must have the shape {tuple(expected.shape)}, got {tuple(logits.shape)}")
-    # not a number counts as infinitely far away, also where PyTorch gives the same
+    # NaN counts as an infinite difference, even if PyTorch gives NaN too
     difference = (expected.double() - logits.double()).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
     labels = [x > 0 if overlapping else x.argmax(1, keepdim=True) for x in (expected, logits)]
     same = (labels[0] == labels[1]).all(1)
@@ -64,13 +64,13 @@ def compare(expected: Tensor, logits: Tensor, overlapping: bool) -> Comparison:
 
 
 def phantom_images(bundle: TrainedBundle, batch_size: int, size: Sequence[int], seed: int = 0) -> Tensor:
-    """Draw phantoms in the size of a crop, with the intensities that the bundle's own pre-processing makes of them.
+    """Draw phantoms in the size of a crop, with the intensities that the bundle's own pre-processing gives.
 
     Args:
-        bundle: its metadata tell modality and sequences, its config the pre-processing.
-        batch_size: number of phantoms, each another draw.
+        bundle: the bundle. Its metadata give the modality and the sequences, its config gives the pre-processing.
+        batch_size: number of phantoms, each with a seed of its own.
         size: voxels (H, W, D).
-        seed: of the first one.
+        seed: seed of the first phantom.
 
     Returns:
         Images (B, C, H, W, D).
@@ -88,7 +88,7 @@ def phantom_images(bundle: TrainedBundle, batch_size: int, size: Sequence[int], 
 
 
 def _draw(bundle: TrainedBundle, size: Sequence[int], seed: int) -> np.ndarray:
-    """One image (C, H, W, D) in the intensities of a scanner."""
+    """Draw an image (C, H, W, D) with the intensities of a scanner."""
     rng, image = np.random.default_rng(seed), bundle.image_format
     if image["modality"] == "MR":
         names = list(image["channel_def"].values())

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One command from a trained bundle to a verified file: write, read back, compare with PyTorch, then publish."""
+"""Export of a trained bundle to a verified file: write, read back, compare with PyTorch, then publish."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ __all__ = ["ExportReport", "export", "export_network"]
 
 TOLERANCE = 1e-3
 AGREEMENT = 0.999
-# a crop of another shape than any config's, small since it is for the shape's sake
+# differs from the crops of all configs; small, since only the different shape matters
 _OTHER_SIZE = (48, 32, 32)
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how far it is from PyTorch."""
+    """Report on an exported file and its difference from PyTorch."""
 
     path: Path
     format: str
     network: str
     weights: Path
     comparison: Comparison
-    """The worst over all the crops that were compared."""
+    """Worst values over all compared crops."""
     tolerance: float
     shapes: list[tuple[int, ...]]
-    """Of the batches that were compared."""
+    """Shapes of the compared batches."""
     size: int
-    """Bytes of all files together."""
+    """Total size of all files in bytes."""
     seconds: float
     versions: list[str]
     notes: list[str] = field(default_factory=list)
-    """What the file cannot do, and what must be known to use it."""
+    """Limits of the file, and what its users must know."""
 
     def __str__(self) -> str:
         shapes = ", ".join("x".join(str(n) for n in shape) for shape in self.shapes)
@@ -76,10 +76,10 @@ def export_network(
     overrides: Mapping[str, Any] | None = None,
     tolerance: float = TOLERANCE,
 ) -> ExportReport:
-    """Export a bundle's trained network and prove on phantoms that the file gives PyTorch's logits.
+    """Export a bundle's trained network, and verify on phantoms that the file gives PyTorch's logits.
 
-    Single precision on the CPU. What is written under the name asked for has passed the comparison; when it does not,
-    or anything else fails, no new file is left, and an older one stays as it was.
+    The export uses single precision on the CPU. A file takes its final name only after it has passed the comparison. If
+    the comparison or anything else fails, no new file remains and an older one is not changed.
 
     Args:
         bundle: folder of the bundle.
@@ -87,11 +87,12 @@ def export_network(
         output: file to write; default ``models/model`` of the bundle with the format's suffix.
         weights: file of a fine-tuned network; default ``models/model.pt`` of the bundle.
         roi_size: crop (H, W, D) in voxels; default: that of the config.
-        overrides: of inference.json, as given to training, such as ``{"network_def#features": [8, 8, 16, 32, 64, 8]}``.
-        tolerance: largest absolute difference of logits; besides, 99.9 % of the voxels must get the same label.
+        overrides: overrides of inference.json that training had, such as
+            ``{"network_def#features": [8, 8, 16, 32, 64, 8]}``.
+        tolerance: largest accepted difference of logits; in addition, 99.9 % of the voxels must get the same label.
 
     Returns:
-        What was written, how far it is from PyTorch, and what it cannot do.
+        Report on the file, its difference from PyTorch, and its limits.
 
     Raises:
         FileNotFoundError: when weights or a config are missing.
@@ -140,7 +141,7 @@ def export(
     overrides: dict | None = None,
     tolerance: float = TOLERANCE,
 ) -> str:
-    """Export a bundle's trained network for deployment, verify the file against PyTorch and print how it differs.
+    """Export a bundle's trained network for deployment, verify the file against PyTorch and print the difference.
 
     Args:
         bundle: folder of the bundle.
@@ -148,7 +149,7 @@ def export(
         output: file to write; default: models/model.ts, .onnx or .xml (with .bin) of the bundle.
         weights: file of a fine-tuned network; default: models/model.pt of the bundle.
         roi_size: crop in voxels, such as "[96,96,96]"; default: that of configs/inference.json.
-        overrides: of inference.json, where training had them, such as "{'network_def#feature_size':24}".
+        overrides: overrides of inference.json that training had, such as "{'network_def#feature_size':24}".
         tolerance: largest absolute difference of logits that is accepted.
     """
     return str(export_network(bundle, format, output, weights, roi_size, overrides, tolerance))
@@ -165,7 +166,7 @@ def _target(bundle: str | Path, form: DeploymentFormat, output: str | Path | Non
 def _verify(
     source: TrainedBundle, form: DeploymentFormat, file: Path, tolerance: float
 ) -> tuple[Comparison, list[tuple[int, ...]], list[str]]:
-    """Compare a file with PyTorch on a single crop, and on two crops, of another size where it takes one."""
+    """Compare a file with PyTorch on a single crop, and on two crops of another size if the file accepts one."""
     runtime = form.load(file)
     batches = [(1, source.roi_size), (2, _OTHER_SIZE if source.resizable else source.roi_size)]
     comparison, shapes, remarks = Comparison(0.0, 1.0), [], []
@@ -191,7 +192,11 @@ def _verify(
 
 
 def _publish(files: Sequence[Path], folder: Path) -> None:
-    """Rename files into place; a kill between two of them must not leave an old file to open beside new weights."""
+    """Rename files into place.
+
+    The last file is the one that users open. An old one is deleted first, so that a kill between two renames cannot
+    leave it beside new weights.
+    """
     for file in files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The formats of deployment: how each is written, read back in its own runtime, and what it cannot do."""
+"""Deployment formats: how to write each one, how to read it back in its own runtime, and what it cannot do."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Runtime = Callable[[Tensor], Tensor]
 
 
 class DeploymentFormat(ABC):
-    """One kind of file. ``suffixes`` names the files of an export, the one to open last."""
+    """Base class of the file formats. ``suffixes`` lists the files of an export; users open the last one."""
 
     name: str
     suffixes: tuple[str, ...]
@@ -47,7 +47,7 @@ class DeploymentFormat(ABC):
     """Optional packages that writing and verifying need."""
 
     def check_packages(self) -> list[str]:
-        """Import what is needed.
+        """Import the packages that the format needs.
 
         Returns:
             Each package with its version.
@@ -66,7 +66,7 @@ class DeploymentFormat(ABC):
         return [f"{package} {version(package)}" for package in ("torch", *self.packages)]
 
     def limits(self, bundle: TrainedBundle) -> list[str]:
-        """What the exported file cannot do, in words."""
+        """Describe what the exported file cannot do."""
         if bundle.resizable:
             return [f"takes any batch size, and crops whose sides are multiples of {bundle.stride}"]
         name, size = type(bundle.network).__name__, "x".join(str(side) for side in bundle.roi_size)
@@ -77,30 +77,30 @@ class DeploymentFormat(ABC):
 
     @abstractmethod
     def write(self, bundle: TrainedBundle, path: Path) -> None:
-        """Write the network to a path with the last suffix, and what belongs to it beside it."""
+        """Write the network to a path with the last suffix, and its other files beside it."""
 
     @abstractmethod
     def load(self, path: Path) -> Runtime:
         """Read the file back in its own runtime, on the CPU in single precision."""
 
     def remarks(self, path: Path, images: Tensor, expected: Tensor, overlapping: bool) -> list[str]:
-        """What else must be known of this file on this machine."""
+        """Return what else users must know about this file on this machine."""
         return []
 
 
 class TorchScript(DeploymentFormat):
-    """TorchScript by MONAI's ``ckpt_export``: metadata.json and inference.json inside, as MONAI Deploy reads them."""
+    """TorchScript by MONAI's ``ckpt_export``, with metadata.json and inference.json inside for MONAI Deploy."""
 
     name, suffixes = "torchscript", (".ts",)
 
     def limits(self, bundle: TrainedBundle) -> list[str]:
-        """As for every format; a scripted network takes whatever the network itself does."""
+        """Describe what the file cannot do; a scripted network takes whatever the network itself takes."""
         return ["takes any batch size and any size of crop"] if bundle.resizable else super().limits(bundle)
 
     def write(self, bundle: TrainedBundle, path: Path) -> None:
         """Script the network, or trace it where it cannot be scripted."""
         with TemporaryDirectory() as folder, _quiet():
-            # not the bundle's own files: the overrides belong into what MONAI Deploy reads
+            # not the bundle's own files, since MONAI Deploy must read them with the overrides
             files = {name: Path(folder) / f"{name}.json" for name in ("metadata", "inference")}
             for name, text in _texts(bundle, self).items():
                 files[name].write_text(text, encoding="utf-8")
@@ -114,18 +114,18 @@ class TorchScript(DeploymentFormat):
                 config_file=str(files["inference"]),
                 use_trace=not bundle.resizable,
                 input_shape=[1, bundle.image_format["num_channels"], *bundle.roi_size],
-                # without a second trace to compare with: the file is compared with PyTorch anyway
+                # no second trace to compare with: the file is compared with PyTorch anyway
                 converter_kwargs={} if bundle.resizable else {"check_trace": False},
             )
 
     def load(self, path: Path) -> Runtime:
-        """By torch.jit."""
+        """Load the file by torch.jit."""
         with _quiet():
             return torch.jit.load(str(path), map_location="cpu").eval()
 
 
 class Onnx(DeploymentFormat):
-    """ONNX by PyTorch's exporter on torch.export; metadata and inference config are the model's properties."""
+    """ONNX by PyTorch's exporter on torch.export; the model's properties hold metadata and inference config."""
 
     name, suffixes, packages = "onnx", (".onnx",), ("onnx", "onnxscript", "onnxruntime")
 
@@ -142,19 +142,19 @@ class Onnx(DeploymentFormat):
                 output_names=["pred"],
                 verbose=False,
             )
-        assert program is not None  # it is with dynamo
+        assert program is not None  # never None with dynamo=True
         program.model.metadata_props.update(_texts(bundle, self))
         program.save(str(path), external_data=False)
 
     def load(self, path: Path) -> Runtime:
-        """By ONNX Runtime."""
+        """Load the file by ONNX Runtime."""
         runtime = importlib.import_module("onnxruntime")
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(["pred"], {"image": images.numpy()})[0])
 
 
 class OpenVino(DeploymentFormat):
-    """OpenVINO straight from PyTorch; metadata and inference config are in the model's rt_info, below hybridmim."""
+    """OpenVINO straight from PyTorch; the model's rt_info holds metadata and inference config below hybridmim."""
 
     name, suffixes, packages = "openvino", (".bin", ".xml"), ("openvino",)
 
@@ -173,11 +173,11 @@ class OpenVino(DeploymentFormat):
         openvino.save_model(model, str(path), compress_to_fp16=False)
 
     def load(self, path: Path) -> Runtime:
-        """By OpenVINO's CPU plugin, in single precision; left to itself it may choose bfloat16."""
+        """Load the file by OpenVINO's CPU plugin in single precision; by default it may choose bfloat16."""
         return self._compile(path, {"INFERENCE_PRECISION_HINT": "f32"})[1]
 
     def remarks(self, path: Path, images: Tensor, expected: Tensor, overlapping: bool) -> list[str]:
-        """Tell how far OpenVINO's own choice of precision is off, where it is not single precision."""
+        """Report the error of OpenVINO's default precision on this CPU, unless that is single precision."""
         precision, runtime = self._compile(path, {})
         if precision == "f32":
             return []
@@ -200,7 +200,7 @@ FORMATS: dict[str, DeploymentFormat] = {form.name: form for form in (TorchScript
 
 
 def _texts(bundle: TrainedBundle, form: DeploymentFormat) -> dict[str, str]:
-    """The JSON files that go into an exported one, by stem."""
+    """Return the JSON texts to embed in an exported file, by the stem of their file name."""
     deployment = {"format": form.name, "limits": form.limits(bundle)}
     return {
         "metadata": json.dumps({**bundle.metadata, "deployment": deployment}),
@@ -209,14 +209,17 @@ def _texts(bundle: TrainedBundle, form: DeploymentFormat) -> dict[str, str]:
 
 
 def _example(bundle: TrainedBundle, batch_size: int) -> Tensor:
-    """Crop to trace with; torch.export takes a batch of one for a constant, OpenVINO keeps every layer's output."""
+    """Return a crop to trace with.
+
+    torch.export makes a batch size of one a constant. OpenVINO keeps the output of every layer, so the crop is small.
+    """
     size = [2 * bundle.stride] * 3 if bundle.resizable else bundle.roi_size
     return torch.zeros(batch_size, bundle.image_format["num_channels"], *size)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters say: that TorchScript is old, that sizes become constants, names of temporary files."""
+    """Silence the exporters' messages: TorchScript is old, sizes become constants, names of temporary files."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

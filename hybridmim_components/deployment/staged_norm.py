@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Instance normalization whose sums stay exact where a runtime adds up a whole volume in single precision."""
+"""Instance normalisation that stays accurate in runtimes that add up a whole volume in single precision."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["StagedInstanceNorm", "with_staged_norms"]
 
 
 class StagedInstanceNorm(nn.Module):
-    """What ``nn.InstanceNorm3d`` computes, with each mean taken plane by plane, then over the planes.
+    """Replacement of ``nn.InstanceNorm3d`` that takes each mean plane by plane, and then over the planes.
 
-    ONNX Runtime and OpenVINO add up the values of a channel one after the other. At 96^3 voxels the rounding errors of
-    that alone moved the logits of a trained BasicUNet by 0.015 and 0.1. A matrix product per plane, which neither of
-    them fuses back into one sum, brings them below 0.001.
+    ONNX Runtime and OpenVINO add up the values of a channel one after the other. At 96^3 voxels, the rounding errors of
+    these sums alone changed the logits of a trained BasicUNet by 0.015 and 0.1. A matrix product per
+    plane reduces the changes to less than 0.001. Neither runtime fuses these products back into one sum.
 
     Args:
         norm: the layer to replace, without running statistics.
@@ -37,7 +37,7 @@ class StagedInstanceNorm(nn.Module):
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize each channel of each sample of (B, C, H, W, D)."""
+        """Normalise each channel of each sample of (B, C, H, W, D)."""
         centred = x - self._mean(x)
         normal = centred * torch.rsqrt(self._mean(centred * centred) + self.eps)
         if self.weight is None:
@@ -52,7 +52,7 @@ class StagedInstanceNorm(nn.Module):
 
 
 def with_staged_norms(network: nn.Module) -> nn.Module:
-    """Copy a network and replace its instance normalizations; the weights keep their values."""
+    """Copy a network and replace its instance normalisations; the weights keep their values."""
     copy = deepcopy(network)
     for module in list(copy.modules()):
         for name, child in list(module.named_children()):

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What an export starts from: a bundle's inference config, its metadata and its trained network."""
+"""Input of an export: a bundle's inference config, its metadata and its trained network."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from hybridmim_components.weights_check import require_fitting_state
 
 __all__ = ["TrainedBundle"]
 
-# Networks whose exported file takes crops of any size. Every other one is exported at one size: the windows and the
-# masks of SwinUNETR's attention are computed in Python from the size of the crop, and become constants.
+# Networks whose exported file takes crops of any size. Every other network is exported for one size: SwinUNETR
+# computes the windows and masks of its attention in Python from the size of the crop, so that they become constants.
 RESIZABLE = (BasicUNet,)
 
 
 @dataclass(frozen=True)
 class TrainedBundle:
-    """A bundle's network with trained weights, on the CPU in evaluation mode, and the settings that fit it."""
+    """A bundle's network with trained weights, on the CPU in evaluation mode, and the settings that belong to it."""
 
     network: nn.Module
     config: dict[str, Any]
-    """Of inference.json, overrides applied, not evaluated, loading and the order of channels in separate steps."""
+    """Content of inference.json, not evaluated: overrides are applied, loading and channel order are separate steps."""
     metadata: dict[str, Any]
-    """Of metadata.json, with the size of the crops that the network is exported for."""
+    """Content of metadata.json, with the size of the crops that the network is exported for."""
     weights: Path
     roi_size: tuple[int, ...]
 
@@ -61,12 +61,12 @@ class TrainedBundle:
             bundle: folder of the bundle.
             weights: file of a fine-tuned network; default ``models/model.pt`` of the bundle.
             roi_size: crop (H, W, D) in voxels; default: that of the config.
-            overrides: of the config, such as ``{"network_def#features": [8, 8, 16, 32, 64, 8]}``.
+            overrides: overrides of the config, such as ``{"network_def#features": [8, 8, 16, 32, 64, 8]}``.
 
         Raises:
-            FileNotFoundError: when a file is missing; names it and what writes it.
-            ValueError: when an override is unknown, the crop does not fit the network, or the weights are of another
-                network or of pre-training.
+            FileNotFoundError: when a file is missing; names the file and how to get it.
+            ValueError: when an override is unknown, the crop does not fit the network, or the weights are those of
+                another network or of pre-training.
         """
         root = Path(bundle)
         parser, metadata = _read(root)
@@ -93,12 +93,12 @@ class TrainedBundle:
 
     @property
     def stride(self) -> int:
-        """Sides of a crop must be multiples of it."""
+        """Total stride of the network; the sides of a crop must be multiples of it."""
         return backbone_of(self.network).total_stride(self.network)
 
     @property
     def image_format(self) -> dict[str, Any]:
-        """What the metadata says of the network's input."""
+        """Description of the network's input in the metadata."""
         return _formats(self.metadata, "inputs")[0]
 
     @property
@@ -123,7 +123,7 @@ def _read(root: Path) -> tuple[ConfigParser, dict[str, Any]]:
 
 
 def _split_loading(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a config and let a step of its own put the channels first, since MONAI Deploy drops whatever loads."""
+    """Copy a config and put the channels first in a separate step, since MONAI Deploy drops loading steps."""
     copy = deepcopy(dict(config))
     steps = []
     for step in copy["preprocessing"]["transforms"]:

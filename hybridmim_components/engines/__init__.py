@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Engines of pre-training and what they measure; fine-tuning and evaluation use MONAI's own engines."""
+"""Engine and metrics of pre-training; fine-tuning and evaluation use MONAI's own engines."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From a batch of crops to what one pre-training iteration needs: crops, masks and the partial region."""
+"""Preparation of a batch for pre-training: crops, masks and the partial region."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Batch = tuple[Tensor, dict[str, Any], tuple[Tensor, Region], dict[str, Any]]
 
 
 class MaskedBatch(PrepareBatch):
-    """Draw new masks and a new region for each training batch.
+    """Batch preparation that draws new masks and a new partial region for each training batch.
 
     Args:
         grid: sub-volumes and patches of the crops.
         mask_ratio: share of masked patches.
         mask_strategy: see :func:`.masking.sample_mask`.
         region: see :func:`.partial_region.choose_region`.
-        generator: draws masks and regions; default: torch's global one, see :class:`.handlers.SeededSteps`.
+        generator: source of randomness; default: torch's global generator, see :class:`.handlers.SeededSteps`.
 
     Raises:
         ValueError: when a setting is out of range.
@@ -56,7 +56,7 @@ class MaskedBatch(PrepareBatch):
         self.mask_strategy = mask_strategy
         self.region = region
         self.generator = generator or torch.default_generator
-        # settings are tried once here, so that a wrong one does not wait for the first batch
+        # try the settings now, so that a wrong one fails before the first batch
         sample_mask(grid, 1, mask_ratio, mask_strategy, torch.Generator())
         choose_region(grid, region, torch.Generator(), torch.zeros(grid.subvolume_grid))
 
@@ -71,15 +71,16 @@ class MaskedBatch(PrepareBatch):
 
         Args:
             batchdata: ``image`` (B, C, *image_size) and, optionally, ``volume`` (B,).
-            device: where the crops go.
+            device: device to copy the crops to.
             non_blocking: whether the copy may be asynchronous.
             kwargs: further arguments of ``Tensor.to``.
 
         Returns:
-            Crops, targets of the loss (``image``, ``mask``, ``region``, ``volume``), arguments of the network, none.
+            Crops; targets of the loss (``image``, ``mask``, ``region``, ``volume``); positional arguments of the
+            network (mask, region); keyword arguments of the network (none).
         """
         image = batchdata["image"]
-        # metadata slows every operation down and is of no use after cropping
+        # metadata slows down every operation and has no use after cropping
         image = image.as_tensor() if isinstance(image, MetaTensor) else image
         image = image.to(device, non_blocking=non_blocking, **kwargs)
         volume = batchdata.get("volume")
@@ -96,9 +97,9 @@ class MaskedBatch(PrepareBatch):
 
 
 class FixedMaskBatch(MaskedBatch):
-    """The same mask for the same volume at every validation, and the whole crop as region.
+    """Batch preparation that gives a volume the same mask at every validation; the region is the whole crop.
 
-    Arguments as of :class:`MaskedBatch`, without ``region``.
+    The arguments are those of :class:`MaskedBatch`, with ``seed`` in place of ``region`` and ``generator``.
     """
 
     def __init__(

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the engines measure besides segmentation: each pre-training term, and what it is of what guessing gives."""
+"""Metrics of pre-training: each loss term, and its ratio to the value that guessing gives."""
 
 from __future__ import annotations
 
@@ -34,35 +34,36 @@ from hybridmim_components.masking import expand_mask
 __all__ = ["loss_metric", "loss_of", "lower_is_better", "masked_error_metric", "term_metrics", "validation_metrics"]
 
 _ACCURACIES = ("number_accuracy", "number_within_one", "location_accuracy")
-_TINY = 1e-12  # a crop of one value is guessed without error
+_TINY = 1e-12  # avoids 0 / 0: in a crop of a single value, guessing makes no error
 _HEADS = ("number", "location", "consistency")
 
 
 def loss_of(output: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Tensor:
-    """The loss in an engine's output, decollated (one copy per item) or not."""
+    """Return the loss in an engine's output, which may be decollated (one copy per item)."""
     return (output if isinstance(output, Mapping) else output[0])["loss"]
 
 
 def loss_metric() -> dict[str, Average]:
-    """Mean training loss of an epoch, by the name ``train_loss``."""
+    """Return the metric ``train_loss``, the mean training loss of an epoch."""
     return {"train_loss": Average(output_transform=loss_of)}
 
 
 def term_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dict[str, Metric]:
-    """What an epoch of pre-training logs about each term that has a weight, by name.
+    """Return the metrics of a pre-training epoch for each loss term with a weight above 0, by name.
 
-    ``<term>`` is its mean and ``<term>_share`` that mean over what guessing gives: 1 is as good as guessing. With them
-    come the accuracies of the two heads, and ``unchanged``, see :func:`.pretrainer.unchanged_share`.
+    ``<term>`` is the mean of a term. ``<term>_share`` is this mean divided by the value of guessing; 1 is no better
+    than guessing. The result also holds the accuracies of the two heads, and ``unchanged``, see
+    :func:`.pretrainer.unchanged_share`.
 
     Args:
-        loss: tells which terms are used.
-        guesses: of :func:`.losses.guessing`.
+        loss: the loss, whose weights tell which terms are used.
+        guesses: result of :func:`.losses.guessing`.
     """
     used = [name for name, weight in loss.weights.items() if weight > 0]
     metrics: dict[str, Metric] = {name: _mean(name) for name in used}
     if "partial_region" in used:
         metrics["partial_region_share"] = _mean("partial_region") / (_mean("partial_region_guess") + _TINY)
-    # a guess of 0 is certain: there is nothing to learn
+    # where guessing gives 0, there is nothing to learn
     known = [name for name in used if guesses.get(name, 0) > 0]
     metrics |= {f"{name}_share": _mean(name) / guesses[name] for name in known}
     accuracies = _ACCURACIES if any(name in used for name in _HEADS) else ()
@@ -70,15 +71,16 @@ def term_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dict[str,
 
 
 def masked_error_metric() -> dict[str, Metric]:
-    """Mean squared error of the masked voxels over a validation, by the name ``val_masked_error``; lower is better."""
+    """Return the metric ``val_masked_error``, the mean squared error of the masked voxels; lower is better."""
     return {"val_masked_error": _validated(_masked_error)}
 
 
 def validation_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dict[str, Metric]:
-    """What a validation of pre-training measures besides, on held-out volumes without dropout.
+    """Return the further metrics of a pre-training validation, on held-out volumes without dropout.
 
-    Names and meaning are those of :func:`term_metrics` with ``val_`` before them; there is no contrast, which needs
-    dropout. ``val_masked_error_share`` is the masked error over that of the mean of the visible voxels.
+    Names and meaning are those of :func:`term_metrics`, with the prefix ``val_``. The contrast is left out, since it
+    needs dropout. ``val_masked_error_share`` is the masked error divided by the error of guessing the mean of the
+    visible voxels.
     """
     guessed = _validated(_guessed_error) + _TINY
     metrics: dict[str, Metric] = {"val_masked_error_share": _validated(_masked_error) / guessed}
@@ -90,7 +92,7 @@ def validation_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dic
 
 
 def lower_is_better(current: float, best: float) -> bool:
-    """Metric comparison of MONAI's engines for an error."""
+    """Return whether a metric has improved: ``metric_cmp_fn`` of MONAI's engines for errors."""
     return current < best
 
 
@@ -99,7 +101,7 @@ def _mean(name: str) -> Average:
 
 
 def _validated(compute: Callable[[Mapping[str, Tensor], Mapping[str, Any]], Tensor]) -> Loss:
-    """Mean of a figure over the samples of a validation, whose last batch may be smaller."""
+    """Return a metric that averages over the samples of a validation, whose last batch may be smaller."""
     return Loss(compute, output_transform=itemgetter("pred", "label"), batch_size=lambda targets: len(targets["image"]))
 
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which parameters of a network decay."""
+"""Choice of the parameters that weight decay applies to."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _TABLES = ("relative_position_bias_table", "position_embeddings", "mask_fill.tok
 
 
 def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters into those that decay and those that do not, for an optimizer of torch.
+    """Split a network's parameters into groups with and without weight decay, for an optimiser of torch.
 
-    Norms, biases, position tables and the mask token do not decay: a small value means nothing there. It is the usual
-    rule for transformers, also in timm's ``param_groups_weight_decay``
+    Norms, biases, position tables and the mask token do not decay, since small values have no special meaning there.
+    This is the usual rule for transformers, also that of timm's ``param_groups_weight_decay``
     (https://github.com/huggingface/pytorch-image-models).
 
     Args:
-        network: any module; what needs no gradient is left out.
-        weight_decay: of the weights of convolutions and linear layers.
+        network: any module; parameters that need no gradient are left out.
+        weight_decay: weight decay of the other parameters, the weights of convolutions and linear layers.
 
     Returns:
-        Two groups, the decaying parameters first.
+        Two groups; the parameters with weight decay come first.
     """
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

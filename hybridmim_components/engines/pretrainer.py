@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The pre-training engine: MONAI's SupervisedTrainer, with the five loss terms as outputs and metrics."""
+"""Pre-training engine: MONAI's SupervisedTrainer with the five loss terms and further figures in its output."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ __all__ = ["HybridMIMTrainer", "perception_figures", "unchanged_share"]
 
 
 class HybridMIMTrainer(SupervisedTrainer):
-    """Train :class:`.networks.HybridMIM` with :class:`.losses.HybridMIMLoss`.
+    """Trainer of :class:`.networks.HybridMIM` with :class:`.losses.HybridMIMLoss`.
 
     ``state.output`` holds the total as ``loss``, each term by its name, ``partial_region_guess`` (see
-    :func:`.losses.visible_mean_error`), what :func:`perception_figures` gives, and ``unchanged``, see
-    :func:`unchanged_share`.
+    :func:`.losses.visible_mean_error`), ``unchanged`` (see :func:`unchanged_share`), and the results of
+    :func:`perception_figures`.
 
     Args:
         loss_function: the loss.
-        kwargs: arguments of ``monai.engines.SupervisedTrainer``; ``prepare_batch`` is a :class:`.MaskedBatch`.
+        kwargs: arguments of ``monai.engines.SupervisedTrainer``; ``prepare_batch`` must be a :class:`.MaskedBatch`.
     """
 
     def __init__(self, *, loss_function: HybridMIMLoss, **kwargs: Any) -> None:
@@ -62,10 +62,10 @@ class HybridMIMTrainer(SupervisedTrainer):
 
 
 def perception_figures(outputs: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-    """Accuracies of the number and location heads, scalars by name; none where the model has no such heads.
+    """Compute the accuracies of the number and location heads: scalars by name, none for a model without these heads.
 
     Args:
-        outputs: of :class:`.networks.HybridMIM`.
+        outputs: result of :class:`.networks.HybridMIM`.
         mask: boolean (B, S, P).
 
     Returns:
@@ -81,14 +81,16 @@ def perception_figures(outputs: Mapping[str, Tensor], mask: Tensor) -> dict[str,
 
 
 def unchanged_share(image: Tensor, masked: Tensor, mask: Tensor, grid: MaskGrid, tolerance: float = 0.05) -> Tensor:
-    """Share of the masked patches that masking leaves nearly as they were: nothing can be learned of their number.
+    """Compute the share of masked patches that masking leaves nearly unchanged.
+
+    A network cannot tell such a patch from a visible one, so it cannot learn to count the masked patches.
 
     Args:
         image: crops (B, C, *image_size).
-        masked: the same with their masked voxels filled.
+        masked: the same crops with their masked voxels filled.
         mask: boolean (B, S, P).
         grid: the crops' grid.
-        tolerance: largest change of a voxel that counts as none, in units of the images.
+        tolerance: largest change of a voxel that still counts as unchanged, in units of the images.
 
     Returns:
         Scalar in [0, 1].

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Running an engine as a command does: its folders are its own meanwhile, and a stopped run has its own exit code."""
+"""Run of an engine as a command: it releases its folder lock at the end, and a stopped run has its own exit code."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ __all__ = ["run"]
 
 
 def run(engine: Trainer | Evaluator, lock: FolderLock | None = None) -> None:
-    """Train or evaluate; exit with status 75 where SIGTERM or SIGINT has stopped a training, which can be resumed.
+    """Train or evaluate; exit with status 75 if SIGTERM or SIGINT has stopped a training, which can be resumed.
 
     Args:
-        engine: a trainer has :class:`.handlers.Checkpoints` among its handlers, which tells that it was stopped.
-        lock: of the folders that are written to; released at the end, also after a failure.
+        engine: trainer or evaluator. A trainer needs :class:`.handlers.Checkpoints`, which records that it was stopped.
+        lock: lock of the folders that the engine writes to; released at the end, also after a failure.
     """
     try:
         engine.run()
     finally:
         if lock is not None:
             lock.release()
-        give_back()  # a server, such as MONAI Label's, lives on
+        give_back()  # the process may live on, as MONAI Label's server does
     if getattr(engine.state, "stopped", False):
         sys.exit(EXIT_CODE)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Handlers that MONAI and ignite do not have: weights with recipe, learning curves, previews, figures per case."""
+"""Handlers that MONAI and ignite lack: checkpoints, weights with a recipe, learning curves, previews, case scores."""
 
 from __future__ import annotations
 

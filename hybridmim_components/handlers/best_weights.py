@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Keep the weights of the best validation, and those of the last step, with their recipe."""
+"""Handlers that save the weights of the best validation and of the last step, with their recipe."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 
 class BestWeights:
-    """Save a stock network whenever a validation beats all before it; attach it to the evaluator.
+    """Handler that saves a stock network whenever a validation is the best so far; attach it to the evaluator.
 
-    Which metric counts, and whether lower is better, is the evaluator's own ``key_val_metric`` and ``metric_cmp_fn``.
+    The evaluator's ``key_val_metric`` and ``metric_cmp_fn`` define which metric counts and whether lower is better.
 
     Args:
         network: the stock network, not a wrapper.
         path: target file.
-        recipe: plain data saved with the weights, see :func:`.weights.save_weights`; epoch and metric are added.
-        bare: write a bare state dict and the recipe beside it.
+        recipe: plain data to save with the weights, see :func:`.weights.save_weights`; epoch and metric are added.
+        bare: write the state dict alone, and the recipe as JSON beside it.
     """
 
     def __init__(self, network: nn.Module, path: str | Path, recipe: Mapping[str, Any], bare: bool = False) -> None:
@@ -55,7 +55,7 @@ class BestWeights:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know to tell what is best."""
+        """Return what a resumed run needs to recognise the best validation."""
         state = self.evaluator.state
         return {
             "saved": self.saved,
@@ -64,7 +64,7 @@ class BestWeights:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.saved = state["saved"]
         self.evaluator.state.best_metric = state["best_metric"]
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
@@ -79,20 +79,20 @@ class BestWeights:
         logger.info("Saved %s (%s %.4f, epoch %d)", self.path, best["metric"], best["value"], best["epoch"])
 
     def save(self, remarks: Mapping[str, Any]) -> None:
-        """Save the weights as they are, with further entries for the recipe."""
+        """Save the current weights, with further entries in the recipe."""
         save_weights(self.path, self.network, {**self.recipe, **remarks}, self.bare)
         self.saved = True
 
 
 class LastWeights:
-    """Save the last weights of a run: in a file of their own, and in the place of the best where none were saved.
+    """Handler that saves the last weights of a run, and uses them as the best weights if nothing was validated.
 
-    Attach it to the trainer, after the validation. A validation of few volumes chooses by chance which weights are the
-    best; the last ones are those of the whole schedule.
+    Attach it to the trainer, after the validation handler. With few validation volumes, chance decides which weights
+    are the best; the last weights have always gone through the whole schedule.
 
     Args:
         best_weights: the handler that saves the best.
-        path: file of the last weights; None: they have none.
+        path: file of the last weights; None: save them only in place of missing best weights.
     """
 
     def __init__(self, best_weights: BestWeights, path: str | Path | None = None) -> None:
@@ -104,7 +104,7 @@ class LastWeights:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save."""
+        """Save the last weights."""
         if idist.get_rank() != 0:
             return
         best, remarks = self.best_weights, {"last": {"epoch": int(engine.state.epoch)}}

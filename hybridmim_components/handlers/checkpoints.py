@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Checkpoints of a whole run: written atomically and in time, gone on with by the next run of the same config."""
+"""Checkpoints of a run, from which the next run of the same config resumes."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ logger = logging.getLogger(__name__)
 
 _KEPT = 2  # the newest, and the one before it in case the newest is damaged
 _CURVES = ("training.csv", "validation.csv")
-_NONE = "none"  # of no checkpoint
+_NONE = "none"  # stands for no checkpoint
 
 
 class Checkpoints:
-    """Save the state of a run so that it can go on from there; attach it to the trainer, after the validation.
+    """Handler that saves and restores the state of a run; attach it to the trainer, after the validation handler.
 
-    A checkpoint is written every few minutes, at the end of each epoch that was validated, when the run is told to
-    stop, when it fails between two steps, and at its end. Rank 0 writes. A failed writing is logged, the checkpoints
-    before it stay, and the run goes on. Nothing random needs saving, see :class:`.SeededSteps`.
+    It writes a checkpoint atomically every few minutes, at the end of each validated epoch, when the run is told to
+    stop, when the run fails between two steps, and at its end. Only rank 0 writes. If writing fails, the error is
+    logged, earlier checkpoints stay, and the run goes on. Random generators need no saved state, see
+    :class:`.SeededSteps`.
 
     Args:
         output_dir: folder of the run; checkpoints are ``checkpoints/step_<number>.pt`` in it.
-        state: what has a ``state_dict``: network, optimiser, schedule and so on, by name.
-        recipe: plain data that tells this run from others, see :mod:`.resume`.
-        validator: validates what the interrupted run had not.
+        state: objects with a ``state_dict``, by name: network, optimiser, schedule and so on.
+        recipe: plain data that identifies the run, see :mod:`.resume`.
+        validator: evaluator of the run; a resumed run first calls it for a validation that is still due.
         val_interval: epochs between validations.
-        minutes: between checkpoints amid an epoch; 0: after every step.
-        resume: ``auto``: go on with an unfinished run of the same recipe; ``never``: start afresh.
-        managed: another program chose the volumes: start afresh, and keep nothing of the run before.
+        minutes: minutes between checkpoints within an epoch; 0: a checkpoint after every step.
+        resume: ``auto``: resume an unfinished run of the same recipe; ``never``: start afresh.
+        managed: another program chose the volumes: start afresh and delete what the previous run left.
 
     Raises:
         ValueError: when a setting is out of range.
@@ -98,7 +99,7 @@ class Checkpoints:
     def _start(self, engine: Engine) -> None:
         path = self._unfinished() if idist.get_rank() == 0 else None
         name = path.name if path else _NONE
-        if idist.get_world_size() > 1:  # what rank 0 decided, who may have looked before the others
+        if idist.get_world_size() > 1:  # all ranks follow the decision of rank 0
             name = str(idist.broadcast(name, src=0))
         if name != _NONE:
             self._load(engine, self.folder / name)
@@ -121,7 +122,10 @@ class Checkpoints:
         return path
 
     def _require_space(self) -> None:
-        """Refuse to start where the checkpoints have no room: weights and two moments, kept twice and being written."""
+        """Refuse to start if the disk lacks room for the checkpoints.
+
+        Two are kept while a third is written; each holds the weights and the optimiser's two moments.
+        """
         weights = sum(p.numel() * p.element_size() for p in self.state["network"].parameters())
         needed, free = (_KEPT + 1) * 3 * weights, shutil.disk_usage(self.output_dir).free
         if free < needed:
@@ -150,7 +154,7 @@ class Checkpoints:
     def _end_step(self, engine: Engine) -> None:
         self._between_steps = _has_stepped(engine)
         last = engine.state.iteration % _epoch_length(engine) == 0
-        # after the last step of an epoch its curves and its validation come first
+        # after the last step of an epoch, curves and validation come first; _end_epoch then saves
         if not self._between_steps or last:
             return
         if self.signals.agreed():
@@ -162,7 +166,7 @@ class Checkpoints:
         return time.monotonic() - self._saved_at[0] >= 60 * self.minutes
 
     def _end_validation_step(self, validator: Engine) -> None:
-        # ranks may have unequal numbers of volumes to validate, so that they cannot agree here
+        # several ranks cannot agree here, since their numbers of validation volumes may differ
         if idist.get_world_size() == 1 and self.signals.agreed():
             validator.terminate(skip_completed=True)
 
@@ -185,7 +189,7 @@ class Checkpoints:
             self.save(engine, finished=True)
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
-        if self._failed:  # ignite tells of an error amid an epoch twice
+        if self._failed:  # ignite reports an error within an epoch twice
             raise error
         self._failed = True
         self.signals.restore()
@@ -204,11 +208,11 @@ class Checkpoints:
         engine.terminate(skip_completed=True)
 
     def save(self, engine: Engine, finished: bool = False) -> None:
-        """Write a checkpoint; a failure is logged.
+        """Write a checkpoint; log an error if writing fails.
 
         Args:
             engine: the trainer.
-            finished: whether the run has come to its end, so that there is nothing to go on with.
+            finished: whether the run is complete, so that no later run resumes it.
         """
         step = engine.state.iteration
         self._saved_at = (time.monotonic(), step)
@@ -250,6 +254,6 @@ def _epoch_length(engine: Engine) -> int:
 
 
 def _has_stepped(engine: Engine) -> bool:
-    """Whether no gradients are being accumulated, as ``monai.engines.SupervisedTrainer`` counts."""
+    """Return whether the last iteration stepped the optimiser, as ``monai.engines.SupervisedTrainer`` counts."""
     in_epoch = (engine.state.iteration - 1) % _epoch_length(engine) + 1
     return in_epoch % engine.accumulation_steps == 0 or in_epoch == engine.state.epoch_length  # type: ignore[attr-defined]

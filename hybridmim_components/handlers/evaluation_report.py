@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Dice and 95 % Hausdorff distance of an evaluation as two CSV files: every case, and the means."""
+"""Handler that writes Dice and HD95 of an evaluation to two CSV files, one for the cases and one for the means."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluationReport:
-    """Write ``<prefix>_cases.csv``, anew after each case, and ``<prefix>_summary.csv`` at the end of each run.
+    """Handler that rewrites ``<prefix>_cases.csv`` after each case and writes ``<prefix>_summary.csv`` at the end.
 
-    Cases that the weights have seen and cases that they have not are never averaged together: the summary has a block
-    for each group of cases that there is. In it stands one row per class: the means over the cases whose truth contains
-    the class (``cases``), and how many others there are (``absent_cases``). Its last row, ``mean``, averages the
-    classes that have a mean; its ``cases`` are those whose truth contains any class.
+    The summary never averages cases that the weights have seen with cases that they have not seen: each group of cases
+    has a block of its own. A block has one row per class with the means over those cases whose label contains the
+    class. ``cases`` counts these cases, ``absent_cases`` the others. The last row, ``mean``, averages the classes that
+    have a mean; its ``cases`` counts the cases whose label contains any class.
 
-    Each item of the engine's decollated output must hold ``pred`` and ``label``, one channel per class of zeros and
-    ones, (C, H, W, D), on the label's own grid; the label is a MetaTensor whose affine is in mm. A case is named by
-    ``case_id`` of the batch item or else by the label's file. In a multi-process run rank 0 writes: its own cases
-    as they come, those of all ranks at the end.
+    Each item of the engine's decollated output must hold ``pred`` and ``label``: (C, H, W, D), one channel of zeros and
+    ones per class, on the grid of the original label. The label must be a MetaTensor whose affine is in mm. The name of
+    a case is the ``case_id`` of the batch item, or else that of the label's file. In a multi-process run only rank 0
+    writes: its own cases as they come, and the cases of all ranks at the end.
 
     Args:
-        output_dir: folder of the two files, made if missing.
+        output_dir: folder of the two files, created if missing.
         class_names: one name per class, without background.
         prefix: beginning of the file names.
-        figures: what the weights have seen of each case, by its name: one of :data:`.case_groups.GROUPS`, noted in each
-            row; cases that are not there are ``unknown``.
-        include_background_channel: channel 0 of ``pred`` and ``label`` is background and not scored (softmax);
-            False where every channel is a class (sigmoid).
+        figures: what the weights have seen of each case, by the name of the case: one of :data:`.case_groups.GROUPS`.
+            It is written into each row; a case without an entry is ``unknown``.
+        include_background_channel: True: channel 0 of ``pred`` and ``label`` is background and is not scored (softmax).
+            False: every channel is a class (sigmoid).
 
     Raises:
-        ValueError: if ``class_names`` is no sequence of distinct names or ``figures`` is unknown.
+        ValueError: if ``class_names`` is not a sequence of distinct names, or ``figures`` has an unknown group.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class EvaluationReport:
         self.cases: list[_Case] = []
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator; the handler may serve any number of its runs, each of which starts afresh."""
+        """Register with an evaluator, which may run several times; each run starts a new report."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._finish)
@@ -137,7 +137,7 @@ class EvaluationReport:
         return [*means, _mean_over_classes(means, cases)]
 
     def _write_cases(self) -> None:
-        # a summary always belongs to the cases beside it
+        # a summary must never lie beside the cases of another run
         self.summary_path.unlink(missing_ok=True)
         rows = (
             (name, s.class_name, *_rounded(s), s.label_voxels, s.pred_voxels, s.flag, self._group(name))
@@ -167,7 +167,7 @@ class EvaluationReport:
 def _merge_ranks(cases_by_rank: Iterable[list[_Case]]) -> list[_Case]:
     merged: list[_Case] = []
     for cases in cases_by_rank:
-        # a distributed sampler gives the same case to two ranks to make their numbers equal
+        # a distributed sampler may give the same case to two ranks, so that all have equally many
         merged += [case for case in cases if case not in merged]
     return merged
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Learning curves as a CSV file that any program opens."""
+"""Handler that writes learning curves to a CSV file."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["History"]
 
 
 class History:
-    """Write one row per epoch: epoch, iteration, learning rate, and every scalar metric of the engine.
+    """Handler that writes a row per epoch: epoch, iteration, learning rate, and every scalar metric of the engine.
 
     Args:
-        path: target file, written atomically after each epoch. Rows of earlier epochs in it are those of the run that
-            this one goes on with (see :class:`.Checkpoints`), and are kept.
-        optimizer: adds the learning rate of its first parameter group.
+        path: target file, written atomically after each epoch. Rows of earlier epochs are kept: they come from the run
+            that this one resumes, see :class:`.Checkpoints`.
+        optimizer: its first parameter group gives the learning rate; None: no such column.
     """
 
     def __init__(self, path: str | Path, optimizer: Optimizer | None = None) -> None:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A step whose loss or gradients are not finite is dropped and counted; many in a row end the run."""
+"""Handler that drops steps whose loss or gradients are not finite, and ends the run after many in a row."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 
 class DropNonFiniteSteps:
-    """Keep NaN and infinity out of the weights and the optimiser's moments.
+    """Handler that keeps NaN and infinity out of the weights and the optimiser's moments.
 
-    In mixed precision the gradient scaler already drops steps, as part of finding its scale; only losses count there.
-    Looking at the gradients makes the host wait for the device once per step.
+    In mixed precision the gradient scaler itself drops steps while it searches for its scale, so only non-finite losses
+    count there. The check of the gradients makes the host wait for the device once per step.
 
     Args:
-        optimizer: what takes the steps.
-        most_in_a_row: number of such steps, one after the other, that ends the run.
+        optimizer: the optimiser whose steps are checked.
+        most_in_a_row: number of consecutive non-finite steps that ends the run.
 
     Raises:
         ValueError: when ``most_in_a_row`` is below 1.
@@ -56,7 +56,7 @@ class DropNonFiniteSteps:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Without gradients an optimiser changes nothing, neither weights nor moments."""
+        """Remove all gradients if any is not finite: the optimiser then changes neither weights nor moments."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._finite = bool(torch.isfinite(get_total_norm([p.grad for p in parameters if p.grad is not None])))
         if not self._finite:
@@ -64,10 +64,10 @@ class DropNonFiniteSteps:
                 parameter.grad = None
 
     def __call__(self, engine: Engine) -> None:
-        """Count.
+        """Count a non-finite step, and end the run after too many.
 
         Raises:
-            ValueError: after too many in a row; names the volumes of the last batch.
+            ValueError: after too many non-finite steps in a row; names the volumes of the last batch.
         """
         finite, self._finite = self._finite, None
         loss = float(loss_of(engine.state.output))  # type: ignore[arg-type]
@@ -92,6 +92,6 @@ class DropNonFiniteSteps:
 
 
 def _cases(batch: Any) -> list[str]:
-    """Volumes of a batch, decollated (one dictionary per item) or not."""
+    """Return the volumes of a batch, which may be decollated (one dictionary per item)."""
     names = [item.get("case", "?") for item in batch] if isinstance(batch, list) else batch.get("case", ["?"])
     return sorted(set(names))

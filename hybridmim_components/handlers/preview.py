@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A picture per validation that shows how far reconstruction has come."""
+"""Handler that draws the reconstruction once per validation."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = ["ReconstructionPreview", "draw_reconstruction"]
 
 
 class ReconstructionPreview:
-    """Save input, masked input, reconstruction and target of the first validation batch as PNG.
+    """Handler that saves input, masked input, reconstruction and target of the first validation batch as PNG.
 
-    Attach it to the evaluator of pre-training; its network is a :class:`.networks.HybridMIM`.
+    Attach it to the evaluator of pre-training, whose network is a :class:`.networks.HybridMIM`.
 
     Args:
         output_dir: folder of the pictures, ``epoch_0001.png`` and so on.
-        max_samples: rows of the picture.
+        max_samples: largest number of rows in a picture.
     """
 
     def __init__(self, output_dir: str | Path, max_samples: int = 3) -> None:
@@ -49,7 +49,7 @@ class ReconstructionPreview:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Draw the batch that just ended, if it is the validation's first."""
+        """Draw the batch that just ended if it is the first of the validation."""
         if idist.get_rank() != 0 or engine.state.iteration != 1:
             return
         output: Any = engine.state.output
@@ -64,17 +64,17 @@ class ReconstructionPreview:
 def draw_reconstruction(
     image: Tensor, mask: Tensor, region: Region, reconstruction: Tensor, max_samples: int = 3
 ) -> Figure:
-    """Draw the slice of each sample that lies in the middle of the region, across the last axis.
+    """Draw one slice of each sample, from the middle of the region along the last axis.
 
     Args:
-        image: crops (B, C, H, W, D), the first channel is drawn.
+        image: crops (B, C, H, W, D); the first channel is drawn.
         mask: boolean (B, S, P).
         region: the partial region, outlined in yellow.
         reconstruction: (B, C, *region).
-        max_samples: most rows.
+        max_samples: largest number of rows.
 
     Returns:
-        A figure with a row per sample: input, masked input, prediction, and masked voxels filled in by the prediction.
+        A figure with a row per sample: input, masked input, prediction, and the input with masked voxels predicted.
     """
     rows = min(len(image), max_samples)
     figure = Figure(figsize=(12, 3.1 * rows), layout="constrained")
@@ -102,7 +102,7 @@ def draw_reconstruction(
 
 
 def _show(axis: Any, plane: np.ndarray, low: float, high: float, region: Region) -> None:
-    """RAS: left of the picture is the patient's right, up is anterior."""
+    """Show a plane of a RAS image: the left of the picture is the patient's right, up is anterior."""
     axis.set_facecolor("steelblue")
     axis.imshow(np.flip(plane.T, 1), cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
     across, up = region.box[:2]

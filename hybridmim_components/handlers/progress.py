@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A progress bar where someone watches: on a terminal, and on the first rank only."""
+"""Progress bar for terminals, on rank 0 only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["TerminalProgressBar"]
 
 
 class TerminalProgressBar:
-    """ignite's ProgressBar with the loss, silent where standard error is no terminal.
+    """Progress bar of ignite with the loss, shown only if standard error is a terminal.
 
     Args:
         description: text before the bar.

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Seeds for each step of a training, so that a resumed one draws the masks, regions and dropout that it would have."""
+"""Handler that seeds each training step, so that a resumed run draws the same masks, regions and dropout."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["SeededSteps"]
 
 
 class SeededSteps:
-    """Seed torch's global generators before each step, by the run's seed, the rank and the number of the step.
+    """Handler that seeds torch's global generators before each step from the run's seed, the rank and the step.
 
-    Nothing random is carried from step to step, so a checkpoint needs no state of any generator.
+    No random state passes from one step to the next, so a checkpoint needs no state of a generator.
 
     Args:
-        loader: told at the beginning of each epoch where to begin.
+        loader: loader of the training; the handler tells it at the start of each epoch where to begin.
         seed: seed of the run.
     """
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Validation every so many epochs, and after the last one, so that no training is left unmeasured and unsaved."""
+"""Handler that validates at an interval of epochs and after the last one, so that no training ends unvalidated."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["IntervalAndFinalValidation"]
 
 
 class IntervalAndFinalValidation(ValidationHandler):
-    """MONAI's ValidationHandler, with one more validation at the end where the interval does not meet it.
+    """MONAI's ValidationHandler, with a further validation after the last epoch if the interval leaves it out.
 
     Args:
         interval: number of epochs between validations.
-        validator: what validates.
+        validator: the evaluator to run.
 
     Raises:
         ValueError: when ``interval`` is below 1.

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Segmenting whole bodies with little memory: windows over the body alone, labels found slab by slab."""
+"""Segmentation of large images with little memory: windows cover only the body, labels are found slab by slab."""
 
 from hybridmim_components.allocator import keep_freed_memory
 from hybridmim_components.inference.crop_to_body import CropToBodyd, body_mask

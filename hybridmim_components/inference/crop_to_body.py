@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Cropping an image to the sliding windows that see the body."""
+"""Transform that crops an image to the sliding windows that contain body."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ Ends = tuple[NDArray[np.int16], NDArray[np.int16]]
 
 
 class CropToBodyd(CropForegroundd):
-    """Crop an image to the box of its body, so that sliding windows need not cover the air around it.
+    """Transform that crops an image to the box of its body, so that no sliding windows cover the air around it.
 
-    The body is what lies above a threshold, beds and blankets included; an image without any stays whole. With
-    ``keep_windows`` the box grows to the edges of the windows that would see the body's box in the whole image: the
-    very same windows see it in the crop, and nothing changes there. Without it the box is that of the body with a
-    margin: fewer windows, but at other places, and a network that normalises each of them by its own content (instance
-    norm) may label the same voxel differently.
+    The body is every voxel above a threshold, including beds and blankets. An image without such voxels stays whole.
+
+    With ``keep_windows``, the box grows to the edges of all windows of the whole image that touch the box of the body.
+    The crop then has exactly these windows, so their results do not change. Without ``keep_windows``, the box is that
+    of the body with a margin. This takes fewer windows, but at other positions: a network that normalises each window
+    by its own content (instance norm) may then label the same voxel differently.
 
     Args:
-        keys: images (C, H, W, D), each cropped by the box of the first.
-        threshold: what is above it in any channel is body. -500 HU lies amid air and soft tissue; 0 for MRI whose
-            background is 0.
-        roi_size: of the sliding windows, in voxels, for all axes or for each.
-        overlap: of the sliding windows, as a share of their size.
+        keys: images (C, H, W, D); the box of the first one crops all of them.
+        threshold: a voxel above it in any channel is body. For CT, -500 HU lies between air and soft tissue; for MRI
+            whose background is 0, use 0.
+        roi_size: size of the sliding windows in voxels, for all axes or for each.
+        overlap: overlap of the sliding windows, as a share of their size.
         keep_windows: see above.
-        margin: voxels around the body's box where windows are not kept.
+        margin: voxels around the box of the body if ``keep_windows`` is False.
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class CropToBodyd(CropForegroundd):
 
 
 class _CropToWindows(CropForeground):
-    """A foreground box that grows to the edges of the windows that touch it."""
+    """Foreground crop whose box grows to the edges of the windows that touch it."""
 
     def __init__(self, roi_size: Sequence[int] | int, overlap: float, **settings: Any) -> None:
         super().__init__(**settings)
         self.roi_size, self.overlap = roi_size, overlap
 
     def compute_bounding_box(self, img: torch.Tensor) -> Ends:
-        """First voxel of the box, and the one behind its last."""
+        """Return the first voxel of the box, and the one after its last."""
         starts, ends = super().compute_bounding_box(img)
         roi_size = ensure_tuple_rep(self.roi_size, len(starts))
         windows = [
@@ -86,11 +87,11 @@ class _CropToWindows(CropForeground):
 
 
 def body_mask(image: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Mark the body, or everything where there is none: MONAI would crop such an image to nothing.
+    """Mark the body, or the whole image if it has none, since MONAI would crop such an image to nothing.
 
     Args:
         image: any shape.
-        threshold: what is above it is body.
+        threshold: voxels above it are body.
 
     Returns:
         Boolean, of the shape of the image; True is body.
@@ -100,14 +101,14 @@ def body_mask(image: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def touching_windows(length: int, roi: int, overlap: float, start: int, end: int) -> tuple[int, int]:
-    """Where the windows that touch an interval begin and end on one axis.
+    """Return where the windows that touch an interval begin and end along one axis.
 
     Args:
         length: voxels of the axis.
         roi: voxels of a window.
-        overlap: of the windows, as a share.
+        overlap: overlap of the windows, as a share of their size.
         start: first voxel of the interval.
-        end: the one behind its last.
+        end: voxel after the last one of the interval.
     """
     if roi >= length:
         return 0, length

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From a network's output to the label map on the image's own grid, never holding all classes at that resolution."""
+"""Transform from a network's output to labels on the image's original grid that never holds all classes there."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ __all__ = ["SlabwiseInvertd"]
 
 
 class SlabwiseInvertd(MapTransform):
-    """Activation, inverse of the pre-processing and decoding in one, a slab of the image's own grid at a time.
+    """Activation, inversion of the pre-processing and decoding in one transform, one slab of the image at a time.
 
-    Takes the place of ``Activationsd``, ``Invertd(nearest_interp=False)`` and what turns probabilities into labels.
-    These hold every class at the image's full size, in float64; here one slab of one class is interpolated at a time,
-    compared with the largest so far, and the result holds one byte per voxel. Interpolation is that of ``Invertd``:
-    linear, from the border outwards constant. Only the place of the voxels is inverted (orientation, spacing, crop), by
-    the image's affines. Where the pre-processing cropped the image, the result is 0, background.
+    It replaces ``Activationsd``, ``Invertd(nearest_interp=False)`` and the step from probabilities to labels. These
+    hold every class at the image's full size in float64. This transform interpolates one slab of one class at a time
+    and compares it with the largest value so far; the result takes one byte per voxel.
+
+    The interpolation is that of ``Invertd``: linear, and constant beyond the border. Only the geometry (orientation,
+    spacing, crop) is inverted, by the image's affines. Voxels that the pre-processing cropped away get the label 0,
+    background.
 
     Args:
         keys: the network's outputs, each (C, H, W, D), on the grid of the pre-processed image.
         activation: dictionary transforms from output to probabilities, applied before interpolation.
-        decode: dictionary transforms from probabilities (C, ...) to labels (1, ...) in 0..255, voxel by voxel, for
-            channels that overlap; default: the channel of the largest probability.
-        orig_keys: the pre-processed image, which must have its affine and what ``LoadImaged`` found of the file.
-        slab_size: slices of the image's first axis at a time: more are a little faster and take more memory.
+        decode: dictionary transforms from probabilities (C, ...) to labels (1, ...) in 0..255, for channels that
+            overlap; they must work voxel by voxel. Default: the channel with the largest probability.
+        orig_keys: the pre-processed image, which must have its affine and the file's metadata from ``LoadImaged``.
+        slab_size: slices of a slab, along the image's first axis. More are a little faster and take more memory.
 
     Raises:
-        ValueError: when ``slab_size`` is less than 1; when called, if the image's file is unknown or the output does
-            not lie on the image's grid.
+        ValueError: when ``slab_size`` is below 1. A call raises it when the image lacks the metadata of its file, or
+            when the output does not lie on the image's grid.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class SlabwiseInvertd(MapTransform):
         self.slab_size = slab_size
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each output by its labels, a ``MetaTensor`` (1, *shape of the file) of bytes."""
+        """Replace each output by its labels, a uint8 ``MetaTensor`` (1, *shape of the file)."""
         item = dict(data)
         image = item[self.orig_keys]
         affine, shape = self._original_grid(image)
@@ -114,7 +116,7 @@ class SlabwiseInvertd(MapTransform):
 
 
 def _largest(channels: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Number of the channel with the largest value, the first of equals, as ``argmax`` over all of them."""
+    """Return the number of the channel with the largest value, the first one of equals, as ``argmax`` does."""
     labels, largest = torch.empty(0), torch.empty(0)
     for number, values in enumerate(channels):
         if number == 0:

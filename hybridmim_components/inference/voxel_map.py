@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Reading a volume at the voxels of another grid, box by box, as MONAI's ``SpatialResample`` reads it as a whole."""
+"""Resampling of a volume to another grid, box by box, as MONAI's ``SpatialResample`` does for the whole volume."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from numpy.typing import NDArray
 __all__ = ["VoxelMap"]
 
 Box = tuple[slice, slice, slice]
-_TOLERANCE = 1e-3  # voxels of the source
+_TOLERANCE = 1e-3  # in voxels of the source
 
 
 class VoxelMap:
-    """Where the voxels of one grid, the target, lie in the voxels of another, the source.
+    """Map from the voxels of one grid, the target, to positions in another grid, the source.
 
-    Between voxels the source is interpolated linearly. A target voxel whose centre lies off the source's outermost
-    voxel centres takes the value at the border, up to a voxel of the coarser grid; that is how far resampling can miss
-    the edge of an image. What lies further off is outside: the source was cropped there.
+    The source is interpolated linearly between its voxels. A target voxel whose centre lies beyond the source's
+    outermost voxel centres takes the value at the border, if it is no further away than one voxel of the coarser grid:
+    resampling can miss the edge of an image by that much. Voxels further away are outside: the source was cropped
+    there.
 
-    Grids that differ by flips, swapped axes, shifts and voxel sizes alone are read axis by axis; others, as those of
-    scans with a tilted gantry, voxel by voxel.
+    Grids that differ only by flips, swapped axes, shifts and voxel sizes are read axis by axis. Other grids, such as
+    those of scans with a tilted gantry, are read voxel by voxel.
 
     Args:
         source_affine: (4, 4), source voxels to mm.
@@ -65,11 +66,11 @@ class VoxelMap:
 
     @property
     def separable(self) -> bool:
-        """Whether each axis of the target runs along one axis of the source."""
+        """Whether each axis of the target runs along a single axis of the source."""
         return self._axes is not None
 
     def box(self) -> Box:
-        """The smallest box of target voxels that holds all those that are not outside; the whole target if sheared."""
+        """Return the smallest box with all target voxels that are not outside; the whole target if not separable."""
         if self._axes is None:
             return _slices([0, 0, 0], self.target_shape)
         starts, stops = [], []
@@ -80,7 +81,7 @@ class VoxelMap:
         return _slices(starts, stops)
 
     def needed(self, box: Box) -> Box:
-        """The box of source voxels that a box of target voxels reads."""
+        """Return the box of source voxels that a box of target voxels needs."""
         corners = np.stack(np.meshgrid(*[(s.start, s.stop - 1) for s in box], indexing="ij")).reshape(3, -1)
         found = self.matrix[:3, :3] @ corners + self.matrix[:3, 3:]
         last = np.array(self.source_shape)[:, None] - 1
@@ -88,7 +89,7 @@ class VoxelMap:
         return _slices(np.floor(found.min(1)).astype(int), np.ceil(found.max(1)).astype(int) + 1)
 
     def read(self, source: torch.Tensor, place: Box, box: Box) -> torch.Tensor:
-        """Interpolate at the voxels of a box.
+        """Interpolate the source at the voxels of a target box.
 
         Args:
             source: (C, H, W, D), the part of the source at ``place``.
@@ -109,7 +110,7 @@ class VoxelMap:
         return source
 
     def inside(self, box: Box) -> torch.Tensor:
-        """Which voxels of a box are not outside: boolean, of the size of the box."""
+        """Return which voxels of a box are not outside: boolean, of the size of the box."""
         positions = self._grid(box)
         result = torch.ones([s.stop - s.start for s in box], dtype=torch.bool)
         for axis in range(3):
@@ -121,13 +122,13 @@ class VoxelMap:
         return (positions >= -reach) & (positions <= self.source_shape[axis] - 1 + reach)
 
     def _positions(self, axis: int, part: slice) -> NDArray[np.float64]:
-        """Source positions along the source's axis that this axis of the target runs along."""
+        """Return the positions on the source axis that this target axis runs along."""
         assert self._axes is not None
         row = self.matrix[self._axes[axis]]
         return row[axis] * np.arange(part.start, part.stop) + row[3]
 
     def _grid(self, box: Box) -> NDArray[np.float64]:
-        """Source positions of the voxels of a box (*size, 3)."""
+        """Return the source positions of the voxels of a box (*size, 3)."""
         axes = [np.arange(s.start, s.stop, dtype=np.float64) for s in box]
         return np.stack(np.meshgrid(*axes, indexing="ij"), -1) @ self.matrix[:3, :3].T + self.matrix[:3, 3]
 
@@ -140,7 +141,7 @@ class VoxelMap:
 
 
 def _matching_axes(linear: NDArray[np.float64], target_shape: Sequence[int]) -> tuple[int, ...] | None:
-    """Axis of the source for each axis of the target, if there is just one."""
+    """Return the source axis of each target axis, or None if a target axis has more than one."""
     axes = linear.argmax(0)
     rest = linear.copy()
     rest[axes, range(3)] = 0

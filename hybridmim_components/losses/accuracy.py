@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How often the region level's two heads are right: figures that one can read, beside their losses."""
+"""Accuracies of the region level's two heads, which are easier to read than their losses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["location_accuracy", "number_accuracy"]
 
 
 def number_accuracy(number_logits: Tensor, mask: Tensor, within: int = 0) -> Tensor:
-    """Share of the sub-volumes whose most likely number of masked patches is right.
+    """Compute the share of sub-volumes whose most likely number of masked patches is right.
 
     Args:
         number_logits: (B, S, P + 1), one class per count 0..P.
@@ -34,7 +34,7 @@ def number_accuracy(number_logits: Tensor, mask: Tensor, within: int = 0) -> Ten
 
 
 def location_accuracy(location_logits: Tensor, mask: Tensor) -> Tensor:
-    """Balanced accuracy of the location: the mean of the shares of masked and of visible patches that are found.
+    """Compute the balanced accuracy of the location: the mean of the recalls of masked and of visible patches.
 
     A constant answer gives 0.5, whatever the mask ratio.
 

@@ -25,7 +25,7 @@ def require_negatives(batch_size: int, volume: Tensor | None = None) -> None:
 
     Args:
         batch_size: number of crops, B.
-        volume: (B,) number of the volume each crop is from; crops of one volume are no negatives of each other.
+        volume: (B,) number of each crop's volume; crops of the same volume are not negatives of each other.
 
     Raises:
         ValueError: when some crop has no negative.
@@ -42,14 +42,14 @@ def require_negatives(batch_size: int, volume: Tensor | None = None) -> None:
 def contrast_loss(view1: Tensor, view2: Tensor, temperature: float = 0.5, volume: Tensor | None = None) -> Tensor:
     """L_CL: NT-Xent (Chen et al., http://proceedings.mlr.press/v119/chen20j.html) that can leave out false negatives.
 
-    Equal to ``monai.losses.ContrastiveLoss`` without ``volume``; MONAI's has no way to leave out pairs, and exchanges
-    exp and log, which overflows at a low temperature.
+    Without ``volume`` it equals ``monai.losses.ContrastiveLoss``. MONAI's loss cannot leave out pairs, and it takes exp
+    and log separately, which overflows at a low temperature.
 
     Args:
         view1: projections of the first view (B, F).
         view2: projections of the second view (B, F).
-        temperature: divides the cosine similarities, above 0.
-        volume: (B,) number of the volume each crop is from: other crops of the same volume are not taken as negatives.
+        temperature: divisor of the cosine similarities, above 0.
+        volume: (B,) number of each crop's volume; other crops of the same volume are not used as negatives.
 
     Returns:
         Scalar, the mean over the 2 B projections.

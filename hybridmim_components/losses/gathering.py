@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The contrast's views of all processes, so that each crop has the negatives of the whole batch."""
+"""Gathering of the views of all processes, so that the contrast has the negatives of the whole batch."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ __all__ = ["gather_views"]
 
 
 def gather_views(view1: Tensor, view2: Tensor, volume: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Join what all processes have; with one process nothing changes.
+    """Join the views of all processes; with one process, return them unchanged.
 
-    Each process then computes the same loss over the whole batch, and gradients flow back to the process that a view
-    came from, summed over processes. DistributedDataParallel's mean makes that the gradient of one process with the
-    whole batch.
+    Each process then computes the same loss over the whole batch. The gradient of a view, summed over processes, flows
+    back to the process that it came from. DistributedDataParallel then takes the mean over processes, which gives the
+    gradient that one process would have with the whole batch.
 
     Args:
         view1: projections (B, F); the same B in all processes.
         view2: projections (B, F).
-        volume: (B,) number of the volume each crop is from.
+        volume: (B,) number of each crop's volume.
 
     Returns:
-        The same for the whole batch, (processes * B, F) and (processes * B,).
+        Views and numbers of the whole batch, (processes * B, F) and (processes * B,).
     """
     if idist.get_world_size() == 1:
         return view1, view2, volume
@@ -46,7 +46,10 @@ def gather_views(view1: Tensor, view2: Tensor, volume: Tensor | None) -> tuple[T
 
 
 class _AllGather(Function):
-    """Join along the first axis; torch's own with a gradient is deprecated, and what follows it is not public yet."""
+    """Join along the first axis, with a gradient.
+
+    Torch's own function for this is deprecated, and its successor is not public yet.
+    """
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:

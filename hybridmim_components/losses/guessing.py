@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What guessing gives: the line that each loss term must fall below before anything was learned."""
+"""Losses of guessing: a term that has not fallen below its value has learned nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hybridmim_components.partial_region import Region
 
 __all__ = ["guessing", "visible_mean_error"]
 
-#: Number of patches to draw; for masks of 27 x 8 patches it gives the number's entropy to 0.004.
+#: Number of patches to draw. For masks of 27 x 8 patches, the entropy of the number is then accurate to 0.004.
 _PATCHES = 2**20
 
 
@@ -37,28 +37,28 @@ def guessing(
     crops_per_volume: int = 1,
     same_volume_negatives: bool = False,
 ) -> dict[str, float]:
-    """Losses and accuracies of the best constant answers, known from the settings of the masks alone.
+    """Compute losses and accuracies of the best constant answers from the mask settings alone.
 
-    A head that says the same for every sub-volume reaches the entropy of what it must tell: neither ln(P + 1) nor ln 2,
-    since masks of one ratio make some numbers more likely than others.
+    A head that gives the same answer for every sub-volume reaches the entropy of its target. This is neither ln(P + 1)
+    nor ln 2, since a mask ratio makes some answers more likely than others.
 
     Args:
         grid: sub-volumes and patches of the crops.
         mask_ratio: share of masked patches.
         mask_strategy: see :func:`.masking.sample_mask`.
-        batch_size: crops of a step, of all processes together.
-        crops_per_volume: how many of them are of one volume.
+        batch_size: crops of a step, over all processes.
+        crops_per_volume: how many of them come from the same volume.
         same_volume_negatives: whether crops of one volume are negatives of each other.
 
     Returns:
-        By name: ``number`` and ``location``, entropies in nats; ``consistency``, the variance of the number of masked
-        patches, which is what remains where one head guesses and the other knows (where both guess, it is 0);
-        ``contrast``, the logarithm of the number of candidates; ``number_accuracy``, ``number_within_one`` and
-        ``location_accuracy``, the best that a constant answer reaches. The number's are estimated from masks that a
-        fixed seed draws.
+        By name: ``number`` and ``location`` are entropies in nats. ``consistency`` is the variance of the number of
+        masked patches: this remains if one head guesses and the other knows (if both guess, it is 0). ``contrast`` is
+        the logarithm of the number of candidates. ``number_accuracy``, ``number_within_one`` and ``location_accuracy``
+        are the best that a constant answer reaches. The values for the number are estimated from masks drawn with a
+        fixed seed.
 
     Raises:
-        ValueError: when a setting of the masks is out of range.
+        ValueError: when a mask setting is out of range.
     """
     generator = torch.Generator().manual_seed(0)
     samples = max(64, _PATCHES // (grid.num_subvolumes * grid.num_patches))
@@ -79,7 +79,7 @@ def guessing(
 
 
 def visible_mean_error(image: Tensor, mask: Tensor, region: Region) -> Tensor:
-    """Error of the masked voxels where each is guessed to be the mean of its crop's visible voxels.
+    """Compute the error of the masked voxels if each is guessed as the mean of its crop's visible voxels.
 
     Args:
         image: unmasked crops (B, C, *image_size).

@@ -30,7 +30,7 @@ LOSS_TERMS = ("partial_region", "number", "location", "consistency", "contrast")
 
 
 class HybridMIMLoss(nn.Module):
-    """L_PR + 0.1 L_Num + 0.1 L_Loc + 0.01 L_Con + 0.1 L_CL (Xing et al., https://arxiv.org/abs/2303.10333).
+    """Total loss L_PR + 0.1 L_Num + 0.1 L_Loc + 0.01 L_Con + 0.1 L_CL (Xing et al., https://arxiv.org/abs/2303.10333).
 
     A term of weight 0 is not computed and is reported as 0. In a multi-process run the contrast takes its negatives
     from all processes.
@@ -38,11 +38,11 @@ class HybridMIMLoss(nn.Module):
     Args:
         partial_region_weight: weight of the reconstruction of masked voxels.
         number_weight: weight of the number of masked patches per sub-volume.
-        location_weight: weight of their location.
-        consistency_weight: weight of the agreement of the two.
+        location_weight: weight of the location of masked patches.
+        consistency_weight: weight of the agreement between number and location.
         contrast_weight: weight of the contrast between dropout views.
         temperature: temperature of the contrast.
-        same_volume_negatives: take another crop of the same volume as a negative.
+        same_volume_negatives: whether other crops of the same volume are negatives.
 
     Raises:
         ValueError: when a weight is negative, or all are 0.
@@ -77,12 +77,12 @@ class HybridMIMLoss(nn.Module):
         """Compute the total and its terms.
 
         Args:
-            outputs: what :class:`hybridmim_components.networks.HybridMIM` returned. Without ``view2`` (evaluation mode)
+            outputs: result of :class:`hybridmim_components.networks.HybridMIM`. Without ``view2`` (evaluation mode)
                 there is no contrast.
             image: the unmasked crops (B, C, *image_size).
             mask: boolean (B, S, P), True = masked.
             region: the partial region that was decoded.
-            volume: (B,) number of the volume each crop is from, on the CPU.
+            volume: (B,) number of each crop's volume, on the CPU.
 
         Returns:
             ``loss`` (weighted total) and each unweighted term by its name, scalars.

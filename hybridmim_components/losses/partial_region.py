@@ -19,15 +19,15 @@ __all__ = ["masked_squared_error", "partial_region_loss"]
 
 
 def masked_squared_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of each sample over its masked voxels, 0 for a sample without any.
+    """Compute the mean squared error of each sample over its masked voxels; 0 for a sample without any.
 
     Args:
         prediction: (B, C, *spatial).
         target: (B, C, *spatial).
-        mask: boolean (B, 1, *spatial), True where a voxel is masked. Pixel values never decide what counts.
+        mask: boolean (B, 1, *spatial), True where a voxel is masked. Only the mask decides which voxels count.
 
     Returns:
-        Tensor (B,), float32: float16 cannot count the voxels of a crop.
+        Tensor (B,) in float32, since float16 cannot count the voxels of a crop.
     """
     weight = mask.expand_as(target).float()
     error = ((prediction.float() - target.float()) ** 2 * weight).flatten(1).sum(1)
@@ -35,8 +35,9 @@ def masked_squared_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Te
 
 
 def partial_region_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """L_PR: :func:`masked_squared_error` averaged over the batch, so that micro-batches average to the same gradient.
+    """L_PR: :func:`masked_squared_error` averaged over the batch.
 
-    See Xing et al., section 3.2, https://arxiv.org/abs/2303.10333. Shapes as in :func:`masked_squared_error`.
+    The mean over samples makes the gradients of equal micro-batches average to that of the whole batch. See Xing et
+    al., section 3.2, https://arxiv.org/abs/2303.10333. Shapes as in :func:`masked_squared_error`.
     """
     return masked_squared_error(prediction, target, mask).mean()

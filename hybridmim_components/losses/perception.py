@@ -47,10 +47,10 @@ def location_loss(location_logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def consistency_loss(number_logits: Tensor, location_logits: Tensor) -> Tensor:
-    """L_Con: squared difference between the counts that the two heads expect, with gradient to both of them.
+    """L_Con: squared difference between the counts that the two heads expect, with a gradient for both heads.
 
-    The released code compares an argmax with a thresholded sum, which gives the location head no gradient; here each
-    count is an expectation: of the softmax over 0..P, and the sum of the P sigmoids.
+    The released code compares an argmax with a thresholded sum, which gives the location head no gradient. Here
+    each count is an expectation: that of the softmax over 0..P, and the sum of the P sigmoids.
 
     Args:
         number_logits: (B, S, P + 1).

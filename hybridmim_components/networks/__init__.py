@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The pre-training model and how stock MONAI networks divide into encoder and decoder."""
+"""The pre-training model, and the division of stock MONAI networks into encoder and decoder."""
 
 from __future__ import annotations
 

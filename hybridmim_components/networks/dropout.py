@@ -22,15 +22,16 @@ __all__ = ["ByteDropout", "has_dropout", "use_byte_dropout"]
 
 
 class ByteDropout(nn.Dropout):
-    """Element-wise dropout that draws a byte per element on the CPU: a fraction of what torch's Bernoulli numbers cost.
+    """Element-wise dropout that draws a byte per element on the CPU, far cheaper than torch's Bernoulli numbers.
 
-    The probability is rounded to a whole number of 256ths, at least one; what is kept is scaled by the rounded one, so
-    that the mean stays. The mask is not kept for the backward pass but drawn again from its seed, a number of torch's
-    global generator. On other devices, whose generators are fast, and in compiled code it is torch's own dropout.
+    The probability is rounded to a multiple of 1/256, at least 1/256. The kept elements are scaled for the rounded
+    probability, so that the mean does not change. The mask is not stored for the backward pass, but drawn again from
+    its seed, which comes from torch's global generator. On other devices, whose generators are fast, and in compiled
+    code, torch's own dropout is used.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Drop elements of a tensor of any shape, in training mode; a MetaTensor's result is a plain tensor."""
+        """Drop elements of a tensor of any shape in training mode; the result of a MetaTensor is a plain tensor."""
         plain = not self.training or not 0 < self.p < 1 or input.device.type != "cpu" or self.inplace
         if plain or torch.compiler.is_compiling():
             return super().forward(input)
@@ -56,16 +57,16 @@ def _drop(x: Tensor, seed: int, threshold: int) -> Tensor:
 
 
 def use_byte_dropout(network: nn.Module) -> int:
-    """Exchange a network's element-wise dropout for :class:`ByteDropout`, in place.
+    """Replace a network's element-wise dropout by :class:`ByteDropout`, in place.
 
     Args:
         network: the network to change.
 
     Returns:
-        Number of exchanged modules.
+        Number of replaced modules.
     """
     exchanged: dict[nn.Module, ByteDropout] = {}
-    # a layer of SwinUNETR's MLPs has two names
+    # SwinUNETR's MLPs hold one dropout layer under two names
     for name, module in list(network.named_modules(remove_duplicate=False)):
         if type(module) is nn.Dropout and module.p > 0:
             new = ByteDropout(module.p, module.inplace).train(module.training)
@@ -74,6 +75,6 @@ def use_byte_dropout(network: nn.Module) -> int:
 
 
 def has_dropout(network: nn.Module) -> bool:
-    """Whether any dropout layer of the network is at work in training mode."""
+    """Return whether any dropout layer of the network is active in training mode."""
     kinds = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
     return any(isinstance(m, kinds) and m.p > 0 for m in network.modules())

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a masked voxel becomes, so that a network can tell it from any tissue."""
+"""Fill of masked voxels that a network can tell from any tissue."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MASK_FILLS = ("constant", "token", "noise", "zero")
 
 
 class MaskFill(nn.Module):
-    """Fill the masked voxels of a crop.
+    """Module that fills the masked voxels of a crop.
 
-    A fill inside the range of the images hides the mask: air, fat and lung of a clipped CT window are exactly 0, and a
-    network cannot tell a patch of them from a patch that was filled with 0. ``benchmarks/region_level.py`` compares
-    the fills: whatever tissue hardly is, over a whole patch, will do.
+    A fill within the range of the images hides the mask: air, fat and lung of a clipped CT window are exactly 0, and a
+    network cannot tell a patch of them from a patch that was filled with 0. Any fill works that tissue hardly ever
+    equals over a whole patch; ``benchmarks/region_level.py`` compares the fills.
 
     Args:
         kind: ``constant``: ``value`` everywhere; ``token``: a learned value per channel that starts at ``value``;
             ``noise``: normal noise with the mean and the standard deviation of the crop's visible voxels, per channel;
             ``zero``: 0, as in the authors' released code.
-        value: of a constant or a token, in units of the images.
+        value: the constant, or the initial value of the token, in units of the images.
         channels: channels of the images.
         spatial_dims: 2 or 3.
 
@@ -55,7 +55,7 @@ class MaskFill(nn.Module):
         if self.token is not None:
             return torch.where(hidden, self.token.to(x.dtype), x)
         if self.kind == "noise":
-            # the same noise at each validation, whose masks are the same too
+            # the same noise at every validation, as the masks are the same too
             generator = None if self.training else torch.Generator(x.device).manual_seed(0)
             return torch.where(hidden, _noise_like_visible(x, hidden, generator), x)
         return x.masked_fill(hidden, self.value)

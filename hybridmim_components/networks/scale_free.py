@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""Weights whose scale a network's output does not depend on, since an instance normalisation follows."""
+"""Weights whose scale does not affect a network's output, since an instance normalisation follows them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ _INSTANCE_NORMS = (InstanceNorm1d, InstanceNorm2d, InstanceNorm3d)
 
 
 def scale_free_weights(network: nn.Module) -> list[str]:
-    """Names of the convolutions' weights that an instance normalisation follows at once, in MONAI's blocks.
+    """List the convolution weights in MONAI's blocks that are directly followed by an instance normalisation.
 
-    The normalisation divides by the standard deviation of the response, so a factor on the weight changes no output. It
-    changes how much is learnt: a step of Adam is as large for a large weight as for a small one, and moves the large
-    one less (the effective learning rate of Hoffer et al., https://arxiv.org/abs/1803.01814).
+    The normalisation divides by the standard deviation of the response, so scaling the weight does not change the
+    output. It does change the speed of learning: a step of Adam has the same size for large and small weights, so it
+    changes a large weight relatively less (the effective learning rate of Hoffer et al.,
+    https://arxiv.org/abs/1803.01814).
 
     Args:
-        network: any module; its blocks ``Convolution``, ``UnetBasicBlock`` and ``UnetResBlock`` are looked at.
+        network: any module; only blocks ``Convolution``, ``UnetBasicBlock`` and ``UnetResBlock`` are searched.
 
     Returns:
         Names as in the state dict.
