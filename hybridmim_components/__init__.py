@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Components of HybridMIM pre-training that the bundles' configs name (Xing et al., https://arxiv.org/abs/2303.10333)."""
+"""Components of HybridMIM pre-training for the bundles' configs (Xing et al., https://arxiv.org/abs/2303.10333)."""
 
 from __future__ import annotations
 

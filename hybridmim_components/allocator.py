@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Letting a process keep the memory that a network frees from layer to layer."""
+"""Reuse of the memory that a network frees from layer to layer."""
 
 from __future__ import annotations
 
@@ -25,25 +25,28 @@ _NEVER = -1
 def keep_freed_memory(largest: int = 2**29) -> bool:
     """Make glibc reuse freed blocks instead of returning each to the system.
 
-    By default every activation of a 3D network is new to the process: the system clears it page by page at each layer,
-    which costs time in proportion to its size. The setting holds until the process ends, in threads started later too,
-    and what the process took it keeps until then, or until :func:`give_back`.
+    By default, each activation of a 3D network gets new memory from the system. The system clears this memory page by
+    page, which takes time in proportion to its size, at every layer. The setting holds until the process ends, also in
+    threads that start later. The process keeps the memory it has taken until it ends or :func:`give_back` is called.
 
     Args:
-        largest: bytes of the largest block to reuse, below 2**31. In inference activations of a window lie below 512
-            MiB; volumes of all classes lie above, and would split up what is kept.
+        largest: size of the largest block to reuse in bytes, below 2**31. In inference, the activations of a window
+            are smaller than 512 MiB. Volumes of all classes are larger and would fragment the kept memory.
 
     Returns:
-        Whether it is in effect: False where the C library is another one.
+        Whether the setting is in effect, which it never is with a C library other than glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_ARENA_MAX, 1)  # a thread's own arena, as of one that fills a cache, can keep no large block
+    mallopt(_M_ARENA_MAX, 1)  # one arena for all threads: those of single threads cannot keep large blocks
     return bool(mallopt(_M_MMAP_THRESHOLD, largest)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
 def give_back() -> None:
-    """Return all freed memory to the system once; what is freed later is kept again, where that was set."""
+    """Return all freed memory to the system once.
+
+    If :func:`keep_freed_memory` is in effect, the process keeps what it frees from then on.
+    """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What weights have seen of the cases that they are scored on: fingerprints tell, not names and not the fold."""
+"""What weights have seen of the cases they are scored on, judged by fingerprints and not by names or folds."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ __all__ = ["GROUPS", "case_name", "group_cases"]
 
 #: What the weights have seen of a case.
 #:
-#: ``unseen``: nothing, in training, in pre-training and in the choice of the best epoch; ``validation``: it chose the
-#: best epoch and did nothing else; ``pretraining``: its image; ``training``: image and label; ``unknown``: they do not
-#: tell.
+#: ``unseen``: nothing, since training, pre-training and the choice of the best epoch did not use the case;
+#: ``validation``: only the choice of the best epoch used it; ``pretraining``: its image; ``training``: its image and
+#: label; ``unknown``: the recipe of the weights does not say.
 GROUPS = ("unseen", "validation", "pretraining", "training", "unknown")
 _NEEDED = ("training_volumes", "validation_volumes")
 
 
 def case_name(item: Mapping[str, Any], label_file: str | Path | None = None) -> str:
-    """Name of a case in tables: its ``case_id``, or else that of the label's file.
+    """Return the name of a case in tables: its ``case_id``, or else the name of its label file.
 
     Args:
-        item: of a data list.
-        label_file: default: ``label`` of the item.
+        item: item of a data list.
+        label_file: label file of the case; default: ``label`` of the item.
 
     Raises:
-        ValueError: when it has neither.
+        ValueError: when there is neither a ``case_id`` nor a label file.
     """
     if "case_id" in item:
         return str(item["case_id"])
@@ -51,15 +51,16 @@ def case_name(item: Mapping[str, Any], label_file: str | Path | None = None) -> 
 def group_cases(
     items: Sequence[Mapping[str, Any]], digests: Mapping[tuple[str, ...], Sequence[str]], recipe: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Tell for each case what the weights have seen of it, be it one of its modalities.
+    """Find out what the weights have seen of each case. A case counts as seen if one of its modalities was seen.
 
     Args:
         items: cases with ``image``.
-        digests: fingerprints by the files of the image, of :func:`.data.inspect_volumes`.
-        recipe: of the weights.
+        digests: fingerprints by the files of the image, as :func:`.data.inspect_volumes` returns them.
+        recipe: recipe of the weights.
 
     Returns:
-        One of :data:`GROUPS` by the name of the case; of cases with one name the one that claims least.
+        One of :data:`GROUPS` for each name of a case. If several cases have the same name, it is the group that stands
+        last in :data:`GROUPS`.
     """
     seen = {group: set(recipe.get(f"{group}_volumes", [])) for group in ("training", "pretraining", "validation")}
     known = all(key in recipe for key in _NEEDED)

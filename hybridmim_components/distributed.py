@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Several processes on one or more machines, as torchrun starts them: what the ``multi_gpu_*`` overlays name."""
+"""Runs of several processes that torchrun starts on one or more machines; for the ``multi_gpu_*`` overlays."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _RANK_0_ONLY = (StatsHandler, TensorBoardStatsHandler, TerminalProgressBar)
 
 
 def start() -> None:
-    """Join the other processes: NCCL with GPUs, else gloo. A second call does nothing.
+    """Join the other processes, by NCCL if there are GPUs and else by gloo. A second call does nothing.
 
     Raises:
-        RuntimeError: when this process was not started by torchrun, or has no GPU of its own where there are GPUs.
+        RuntimeError: when torchrun did not start this process, or when there are GPUs but none for this process.
     """
     if dist.is_initialized():
         return
@@ -44,7 +44,7 @@ def start() -> None:
         raise RuntimeError(
             "multi_gpu overlays need several processes: start them by torchrun --nproc_per_node=N -m ..."
         )
-    # ignite would take SLURM's numbers for this process's own, but these count the torchruns: one a machine
+    # ignite would take this process's rank from SLURM, but SLURM counts the torchruns, one per machine
     os.environ.pop("SLURM_JOB_ID", None)
     local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if count and local_rank >= count:
@@ -57,16 +57,17 @@ def start() -> None:
 
 
 def attempt_name(store: dist.Store, number: int, processes: int) -> str:
-    """Agree with the other processes on a name for this attempt, which no attempt before a restart has had.
+    """Agree with the other processes on a name for this attempt that no attempt before a restart has used.
 
-    After a restart the store still has the addresses of the processes before it (torch 2.13), so each attempt needs
-    keys of its own. The number of restarts is no such name: each machine counts its own. Rank 0 draws a name and tells
-    it together with what the other ranks have said; a rank that finds there what it said itself knows the name is new.
+    After a restart, the store still holds the addresses of the earlier processes (torch 2.13), so each attempt needs
+    its own keys. The number of restarts cannot serve as the name, since each machine counts its own restarts. Instead,
+    every other rank publishes a random text. Rank 0 publishes a random name together with the texts that it has read.
+    A rank that finds its own text there knows that the name is new.
 
     Args:
-        store: what all processes share.
+        store: key-value store that all processes share.
         number: rank of this process.
-        processes: their number.
+        processes: number of processes.
     """
     own = uuid.uuid4().hex
     others = range(1, processes)
@@ -86,24 +87,24 @@ def attempt_name(store: dist.Store, number: int, processes: int) -> str:
 
 
 def stop() -> None:
-    """Leave the other processes, once all have come this far."""
+    """Wait until all processes have come this far, then leave the group."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
 def local_device() -> torch.device:
-    """The GPU of this process, or the CPU where there is none."""
+    """Return the GPU of this process, or the CPU if there is no GPU."""
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
     )
 
 
 def rank() -> int:
-    """Number of this process, 0 where there is only one."""
+    """Return the rank of this process, which is 0 if it is the only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def handlers_of_rank(handlers: Sequence[Any]) -> list[Any]:
-    """Leave out, on ranks above 0, the handlers that log; those that write files know their rank themselves."""
+    """On ranks above 0, leave out the handlers that log. Handlers that write files check their rank themselves."""
     return [h for h in handlers if rank() == 0 or not isinstance(h, _RANK_0_ONLY)]

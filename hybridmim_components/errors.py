@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One clear line instead of four chained tracebacks when a run cannot start."""
+"""One clear line, instead of four chained tracebacks, when a run cannot start."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["VolumeError", "is_bundle_command", "reason_of", "root_cause", "short
 _PACKAGE = Path(__file__).parent
 FULL_TRACEBACK = "HYBRIDMIM_TRACEBACK"
 _ITK_NOISE = re.compile(r"^\S+\.(?:cxx|hxx|h|cpp):\d+:\s*|ITK ERROR: (?:\w+\(0x[0-9a-f]+\): )?")
-_REASON_LIMIT = 200  # characters: a reader may quote the file that it cannot read
+_REASON_LIMIT = 200  # characters; a reader may quote the content of a file that it cannot read
 
 
 class VolumeError(ValueError):
-    """A volume that cannot be used amid a run.
+    """Error for a volume that turns out to be unusable during a run.
 
     Args:
-        message: what is wrong; where torch passes the traceback of a worker process on, only its last line is kept.
+        message: what is wrong. When torch passes on the traceback of a worker process, only its last line is kept.
     """
 
     def __init__(self, message: str) -> None:
@@ -40,23 +40,23 @@ class VolumeError(ValueError):
 
 
 def shorten_tracebacks() -> None:
-    """Let errors that this package raises for the user end ``monai.bundle run`` with their message alone.
+    """Make ``monai.bundle run`` print only the message of an error that this package raises for the user.
 
-    MONAI wraps each error of a config item into others, so that the message stands amid the traceback of its evaluator.
-    The exit code stays 1. With the environment variable HYBRIDMIM_TRACEBACK=1 the full traceback is shown.
-    Programs that run a bundle inside their own process are left alone.
+    MONAI wraps each error of a config item in further errors, which bury the message in a long traceback. The exit code
+    stays 1. The environment variable HYBRIDMIM_TRACEBACK=1 brings the full traceback back. Programs that run a bundle
+    inside their own process are not affected.
     """
     if is_bundle_command(sys.argv[0]) and not os.environ.get(FULL_TRACEBACK):
         sys.excepthook = _report
 
 
 def is_bundle_command(program: str) -> bool:
-    """Whether ``sys.argv[0]`` of a process is that of ``python -m monai.bundle``."""
+    """Return whether ``program``, the ``sys.argv[0]`` of a process, is that of ``python -m monai.bundle``."""
     return Path(program).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The error that this package raised first, or else the innermost one."""
+    """Return the outermost error of the chain that this package raised, or else the innermost error."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -64,7 +64,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def reason_of(error: BaseException) -> str:
-    """What a reader says of a file in one printable line: MONAI's and ITK's collect a page of text around it."""
+    """Return in one printable line why a reader failed. MONAI and ITK surround the reason with a page of text."""
     cause = error.__cause__ or error.__context__ or error
     lines = [_ITK_NOISE.sub("", line).strip() for line in str(cause).splitlines()]
     reason = next((line for line in lines if line), "no message")[:_REASON_LIMIT]

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Writing files so that a kill at any instant leaves the old file or the new one, and reading JSON of any origin."""
+"""Atomic writing of files, so that a kill leaves the old file or the new one, and reading of untrusted JSON."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ import torch
 
 __all__ = ["PARTIAL", "file_state", "read_json_object", "save_tensors", "write_bytes", "write_text"]
 
-#: Suffix of what a kill amid writing leaves beside the target.
+#: Suffix of the temporary file that stays beside the target if the process is killed while it writes.
 PARTIAL = ".partial"
-_JSON_LIMIT = 64 << 20  # bytes: what is remembered of 100,000 volumes takes half of it
+_JSON_LIMIT = 64 << 20  # bytes; the results of inspecting 100,000 volumes take half of this
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file that must hold an object, from a source that need not be trusted.
+    """Read a JSON object from a file that need not be trusted.
 
     Raises:
-        OSError: when it cannot be opened.
-        ValueError: when it is too large, not UTF-8, no JSON object, nested too deeply, or holds NaN, infinity or a name
-            twice. The message does not name the file.
+        OSError: when the file cannot be opened.
+        ValueError: when the file is too large, is not UTF-8, is not a JSON object, is nested too deeply, or holds NaN,
+            infinity or the same name twice. The message does not name the file.
     """
     with Path(path).open("rb") as file:
         content = file.read(_JSON_LIMIT + 1)
@@ -64,17 +64,17 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file atomically; missing folders are made."""
+    """Write a UTF-8 text file atomically. Missing folders are created."""
     _replace(path, lambda file: file.write(text.encode()))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file atomically; missing folders are made."""
+    """Write a file atomically. Missing folders are created."""
     _replace(path, lambda file: file.write(content))
 
 
 def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
-    """Save tensors and plain containers atomically with ``torch.save``; missing folders are made."""
+    """Save tensors and plain containers atomically with ``torch.save``. Missing folders are created."""
     _replace(path, lambda file: torch.save(content, file))
 
 
@@ -87,7 +87,7 @@ def _replace(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; what we write is as readable as any new file
+        # mkstemp creates private files; this one gets the permissions of any new file
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -101,13 +101,14 @@ def _replace(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def file_state(path: str | Path) -> list[int]:
-    """Size and time of change: what tells that a volume has been replaced.
+    """Return size and modification time of a file, which show whether a volume has been replaced.
 
     Args:
-        path: a file; a .mhd counts with the data beside it, and a folder, such as a DICOM series, with all its files.
+        path: file or folder. A .mhd file counts together with the data beside it, and a folder, such as a DICOM series,
+            with all its files.
 
     Returns:
-        Two integers, or nothing where there is no such file.
+        Size in bytes and time in nanoseconds, or an empty list if there is no such file.
     """
     target = Path(path)
     if target.is_dir():

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The folders that a run writes to belong to it alone, from its start to its end."""
+"""Locks that give a run exclusive use of the folders it writes to, from its start to its end."""
 
 from __future__ import annotations
 
@@ -43,21 +43,22 @@ _LEASE_SECONDS = 60.0
 class FolderLock:
     """Exclusive use of folders, from construction to :meth:`release`.
 
-    A second run in such a folder is refused by an error that names the first one. The lock is the system's own
-    (``flock``): a run that is killed loses it at once, also on NFS, where the server frees it after some time. A file
-    system without such locks (Lustre without its mount option ``flock``) gets a lease instead, a file that the run
-    renews: another run has it a minute after the first one has died. The hidden files ``.in_use.*`` may stay behind
-    and never need to be removed.
+    A second run in such a folder fails with an error that names the first run. The lock is the operating system's own
+    (``flock``), so a run that is killed loses it at once. On NFS, the server frees it after some time. On a file system
+    without such locks (Lustre without its mount option ``flock``), the run takes a lease instead, a file that it keeps
+    renewing. If the run dies, another run can take the lease about a minute later. The hidden files ``.in_use.*`` may
+    stay behind and never need to be removed.
 
-    Of several processes rank 0 takes the lock for all. In a process that lives on, such as a server, the lock ends
-    with the object, if not before.
+    If there are several processes, rank 0 takes the lock for all. In a process that lives on, such as a server, the
+    lock ends when this object is deleted, if not before.
 
     Args:
-        folders: by the name of their setting, such as ``output_dir``; made if missing; None: no folder.
+        folders: folders by the name of their setting, such as ``output_dir``. Missing folders are created. None stands
+            for no folder.
 
     Raises:
-        OSError: in every process, when a folder cannot be written or is in use; names the setting, the folder and, with
-            host and process, the run that uses it.
+        OSError: in every process, when a folder cannot be written to or is in use. The message names the setting and
+            the folder and, if it is in use, the host and process that use it.
     """
 
     def __init__(self, **folders: str | Path | None) -> None:
@@ -65,7 +66,7 @@ class FolderLock:
         self._release = weakref.finalize(self, _release, self._locks, os.getpid())
         error = self._take({setting: Path(folder) for setting, folder in folders.items() if folder is not None})
         if idist.get_world_size() > 1:
-            # torch's own: ignite cuts off what is not ASCII
+            # torch's function, since ignite's cuts off text that is not ASCII
             errors = [""] * idist.get_world_size()
             dist.all_gather_object(errors, error)
             error = next(filter(None, errors), "")
@@ -74,12 +75,12 @@ class FolderLock:
             raise OSError(error)
 
     def release(self) -> None:
-        """Leave the folders to others; a second call does nothing."""
+        """Release the folders. A second call does nothing."""
         self._release()
 
     def _take(self, folders: dict[str, Path]) -> str:
-        """Why a folder cannot be had, or nothing."""
-        gc.collect()  # what is left of a run that failed in this process may hold a lock
+        """Lock the folders. Returns why one of them cannot be locked, or an empty text."""
+        gc.collect()  # objects of a failed run in this process may still hold a lock
         for setting, folder in folders.items():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +103,7 @@ def _acquire(folder: Path) -> BaseFileLock:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        # who was not seen to renew its lease for its whole length is gone
+        # an owner that does not renew its lease during the lease's whole duration is gone
         wait = 1.2 * _LEASE_SECONDS
         lock = SoftFileLease(folder / _LEASE, lease_duration=_LEASE_SECONDS, timeout=wait, thread_local=False)
         lock.acquire()
@@ -126,7 +127,7 @@ def _owner(folder: Path) -> str:
 
 
 def _release(locks: list[BaseFileLock], process: int) -> None:
-    while locks and os.getpid() == process:  # a forked child has a copy of the list
+    while locks and os.getpid() == process:  # not in a forked child, which has a copy of the list
         lock = locks.pop()
         with suppress(OSError):
             Path(lock.lock_file).with_name(_OWNER).unlink(missing_ok=True)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Exported bundles on the Hugging Face Hub by MONAI's own functions: what may go there, and that what comes is one."""
+"""Push and pull of exported bundles on the Hugging Face Hub by MONAI's own functions, with checks of each bundle."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ from hybridmim_components.weights import how_to_get_weights, read_weights
 __all__ = ["pull", "push"]
 
 logger = logging.getLogger(__name__)
-#: In the name of the metadata of bundles that ci/export_bundle.py exported with weights trained on phantoms.
+#: Part of the name in the metadata of bundles that ci/export_bundle.py exported with weights trained on phantoms.
 PHANTOM_MARK = "weights from phantoms"
 _PARTS = ("LICENSE", "large_files.yml", "configs/*", "docs/*", "scripts/**/*.py", "models/model.*")
 
 
 def push(bundle: str, repo: str, public: bool = False, tag: bool = False, allow_phantoms: bool = False) -> str:
-    """Push an exported bundle to the Hugging Face Hub; private unless told otherwise. Log in first: ``hf auth login``.
+    """Push an exported bundle to the Hugging Face Hub, private by default. Log in first: ``hf auth login``.
 
     Args:
-        bundle: folder that ci/export_bundle.py wrote; results of runs in it stay behind.
-        repo: such as organisation/name; made where it does not exist.
-        public: let everybody see it.
-        tag: tag what is pushed with the version in metadata.json.
-        allow_phantoms: push weights trained on phantoms too, which segment no patient.
+        bundle: folder that ci/export_bundle.py wrote. Results of runs in it are not pushed.
+        repo: repository, such as organisation/name; created if it does not exist.
+        public: let everybody see the repository.
+        tag: tag the push with the version in metadata.json.
+        allow_phantoms: also push weights trained on phantoms, which cannot segment patients.
 
     Returns:
-        Where it can be seen.
+        Where the bundle can be seen.
 
     Raises:
         FileNotFoundError: when the folder is not an exported bundle.
-        ValueError: when something in it, or in the repository, must not be so.
-        OSError: when the hub cannot be reached, or refuses.
+        ValueError: when the bundle or the repository is not fit for the push; says why.
+        OSError: when the hub cannot be reached or refuses.
     """
     hub, root = _hub(), Path(bundle).resolve()
     metadata = check_exported(root)
@@ -69,7 +69,7 @@ def push(bundle: str, repo: str, public: bool = False, tag: bool = False, allow_
         raise ValueError(f"{repo} is {have} and pushing does not change that: push {want}, or change it on the hub")
     if tag and version in tags:
         raise ValueError(f"{repo} has a tag {version} already: raise the version in configs/metadata.json, or no --tag")
-    # a copy: MONAI writes the model card into what it pushes
+    # push a copy, since MONAI writes the model card into the folder that it pushes
     with TemporaryDirectory() as folder, _asking(repo):
         _copy(root, Path(folder) / root.name)
         where = push_to_hf_hub(
@@ -78,7 +78,7 @@ def push(bundle: str, repo: str, public: bool = False, tag: bool = False, allow_
             folder,
             private=not public,
             version=version if tag else None,
-            # else files of an earlier version would stay beside the new ones
+            # otherwise files of an earlier version would stay beside the new ones
             delete_patterns=[f"{part}/**" for part in ("configs", "docs", "models", "scripts")] + ["large_files.yml"],
             commit_message=f"{metadata['name']} {version}",
         )
@@ -86,22 +86,22 @@ def push(bundle: str, repo: str, public: bool = False, tag: bool = False, allow_
 
 
 def pull(repo: str, output: str = ".", version: str = "main", name: str | None = None) -> str:
-    """Pull a bundle from the Hugging Face Hub and check that it is one; nothing of it is executed.
+    """Pull a bundle from the Hugging Face Hub and check that it is complete. Nothing in it is executed.
 
     Args:
-        repo: such as organisation/name.
-        output: folder that the bundle's folder is made in.
-        version: tag, branch or commit; default: what was pushed last.
-        name: of the bundle's folder; default: that of the repository.
+        repo: repository, such as organisation/name.
+        output: folder in which the bundle's folder is created.
+        version: tag, branch or commit; default: the latest push.
+        name: name of the bundle's folder; default: the name of the repository.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        FileExistsError: when there is such a folder already.
-        FileNotFoundError: when what came lacks a part of a bundle; it is not left there.
-        ValueError: when a part cannot be used; likewise.
-        OSError: when the hub cannot be reached, or refuses.
+        FileExistsError: when the bundle's folder exists already.
+        FileNotFoundError: when the download lacks a part of a bundle. The download is then removed.
+        ValueError: when a part cannot be used. The download is then removed.
+        OSError: when the hub cannot be reached or refuses.
     """
     _hub()
     folder = name or repo.rpartition("/")[2]
@@ -109,9 +109,9 @@ def pull(repo: str, output: str = ".", version: str = "main", name: str | None =
     if target.exists():
         raise FileExistsError(f"there is a folder {target} already: remove it, or set name or output")
     target.parent.mkdir(parents=True, exist_ok=True)
-    # beside the target, so that a bundle appears at once, and only a whole one
+    # download beside the target and rename, so that only a complete bundle appears there
     with TemporaryDirectory(dir=target.parent, prefix=f".{folder}.") as draft:
-        # MONAI fails on broken metadata, which the check names
+        # MONAI fails on broken metadata; the check below reports it
         with _asking(repo), suppress(json.JSONDecodeError):
             download(
                 folder, version=str(version), bundle_dir=draft, source="huggingface_hub", repo=repo, progress=False
@@ -130,18 +130,18 @@ def pull(repo: str, output: str = ".", version: str = "main", name: str | None =
 
 
 def check_bundle(root: Path, source: str | None = None) -> dict[str, Any]:
-    """Read a bundle's metadata, and its weights without executing anything in them.
+    """Check a bundle by reading its metadata and its weights, without executing anything in them.
 
     Args:
         root: folder of the bundle.
-        source: where it is from, for messages; default: the folder.
+        source: where the bundle comes from, for messages; default: the folder.
 
     Returns:
         The metadata.
 
     Raises:
-        FileNotFoundError: names what a bundle must have.
-        ValueError: when metadata or weights cannot be read, or the weights are of pre-training alone.
+        FileNotFoundError: when a file that a bundle must have is missing; names it.
+        ValueError: when metadata or weights cannot be read, or the weights come from pre-training alone.
     """
     source = source or str(root)
     for name in ("configs/metadata.json", "configs/inference.json"):
@@ -165,11 +165,11 @@ def check_bundle(root: Path, source: str | None = None) -> dict[str, Any]:
 
 
 def check_exported(root: Path) -> dict[str, Any]:
-    """As :func:`check_bundle`, for a bundle that runs without this package.
+    """Check an exported bundle, which runs without this package, as :func:`check_bundle` does.
 
     Raises:
-        FileNotFoundError: when it is not exported.
-        ValueError: as there, and when the version is not in the changelog.
+        FileNotFoundError: as :func:`check_bundle`, and when the bundle is not an exported one.
+        ValueError: as :func:`check_bundle`, and when the changelog lacks the bundle's version.
     """
     if not (root / "scripts" / "__init__.py").is_file():
         raise FileNotFoundError(f"bundle must be one that ci/export_bundle.py wrote, there are no scripts in {root}")
@@ -190,14 +190,14 @@ def _hub() -> Any:
 
 
 def _state(api: Any, repo: str) -> tuple[bool | None, list[str]]:
-    """Whether a repository is private, None where there is none, and its tags."""
+    """Return whether a repository is private, or None if it does not exist, and its tags."""
     if not api.repo_exists(repo):
         return None, []
     return bool(api.repo_info(repo).private), [reference.name for reference in api.list_repo_refs(repo).tags]
 
 
 def _copy(root: Path, target: Path) -> None:
-    """What belongs to a bundle, and no results of runs, which may show patients."""
+    """Copy what belongs to a bundle, but no results of runs, which may show patients."""
     for source in (path for part in _PARTS for path in root.glob(part)):
         if source.is_file():
             copy = target / source.relative_to(root)
@@ -207,9 +207,9 @@ def _copy(root: Path, target: Path) -> None:
 
 @contextmanager
 def _asking(repo: str) -> Iterator[None]:
-    """Say in one line what the hub, or the way to it, objects to."""
+    """Turn any error of the hub, or of the connection to it, into an OSError of one line."""
     try:
         yield
-    except Exception as error:  # of the network, of the hub's answers, of huggingface_hub's checks
+    except Exception as error:  # from the network, the hub or the checks of huggingface_hub
         reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise OSError(f"the hub cannot be reached or refuses, for {repo}: {type(error).__name__}: {reason}") from error

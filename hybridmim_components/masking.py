@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The two-level masking hierarchy of HybridMIM: which sub-volumes hold masked patches, and which patches of them."""
+"""The two-level masks of HybridMIM: which sub-volumes contain masked patches, and which of their patches these are."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class MaskGrid:
     Sub-volumes and the patches of a sub-volume are numbered in C order of their grids (last axis fastest).
 
     Args:
-        image_size: size of the crop per axis; an int means a cube. Any number of axes, anisotropic sizes are fine.
+        image_size: size of the crop per axis; an int means a cube. Any number of axes and anisotropic sizes work.
         subvolume_size: size of a sub-volume; must divide ``image_size`` on each axis.
         patch_size: size of a patch; must divide ``subvolume_size`` on each axis.
 
     Raises:
-        ValueError: when a size is not positive, does not divide, or has another number of axes than the crop.
+        ValueError: when a size is not positive, does not divide the larger one, or has the wrong number of axes.
 
     Example:
         >>> grid = MaskGrid((96, 96, 96), (32, 32, 32), (16, 16, 16))
@@ -86,7 +86,7 @@ class MaskGrid:
 
 
 def num_masked_patches(grid: MaskGrid, mask_ratio: float) -> int:
-    """Number of patches that a mask of this ratio hides in every sample: ``round(mask_ratio * S * P)``.
+    """Return how many patches a mask of this ratio hides in every sample: ``round(mask_ratio * S * P)``.
 
     Raises:
         ValueError: when ``mask_ratio`` is outside (0, 1).
@@ -105,16 +105,17 @@ def sample_mask(
 ) -> Tensor:
     """Draw which patches of each sample are masked.
 
-    ``hierarchical`` is the paper's hierarchy (section 3.1): a number of sub-volumes is drawn, then how many patches
-    (1..P) each of them hides, then which. ``uniform`` is what the released code does: any patches of the crop.
-    Whatever the strategy, each sample has exactly ``round(mask_ratio * S * P)`` masked patches.
+    ``hierarchical`` follows the paper (section 3.1): it draws the sub-volumes that contain masked patches, then the
+    number of masked patches (1..P) in each of them, then the patches. ``uniform`` follows the released code: it draws
+    patches from the whole crop. With either strategy, each sample has exactly ``round(mask_ratio * S * P)`` masked
+    patches.
 
     Args:
         grid: sub-volumes and patches of the crop.
         batch_size: number of samples, B.
         mask_ratio: share of masked patches, in (0, 1).
         strategy: ``hierarchical`` or ``uniform``.
-        generator: source of randomness, also decides the device; the same state gives the same mask.
+        generator: source of randomness, which also decides the device. The same state gives the same mask.
 
     Returns:
         Boolean tensor (B, S, P), True where a patch is masked.
@@ -137,7 +138,7 @@ def sample_mask(
 
 
 def expand_mask(mask: Tensor, grid: MaskGrid) -> Tensor:
-    """Paint a patch mask into voxels.
+    """Expand a mask of patches to a mask of voxels.
 
     Args:
         mask: boolean (B, S, P), see :func:`sample_mask`.
@@ -147,7 +148,7 @@ def expand_mask(mask: Tensor, grid: MaskGrid) -> Tensor:
         Boolean tensor (B, 1, *image_size), True where a voxel is masked.
 
     Raises:
-        ValueError: when the mask's shape does not belong to the grid.
+        ValueError: when the mask's shape does not fit the grid.
     """
     if mask.ndim != 3 or mask.shape[1:] != (grid.num_subvolumes, grid.num_patches):
         raise ValueError(
@@ -155,7 +156,7 @@ def expand_mask(mask: Tensor, grid: MaskGrid) -> Tensor:
         )
     dims = len(grid.image_size)
     blocks = mask.reshape(-1, *grid.subvolume_grid, *grid.patch_grid)
-    # (B, s1, .., sn, p1, .., pn) -> (B, s1, p1, .., sn, pn): patches lie inside their sub-volume, axis by axis
+    # (B, s1, .., sn, p1, .., pn) -> (B, s1, p1, .., sn, pn), so that patches lie inside their sub-volumes
     order = [0] + [axis for d in range(dims) for axis in (1 + d, 1 + dims + d)]
     patches = [s * p for s, p in zip(grid.subvolume_grid, grid.patch_grid, strict=True)]
     voxels = blocks.permute(order).reshape(-1, 1, *patches)
@@ -165,7 +166,7 @@ def expand_mask(mask: Tensor, grid: MaskGrid) -> Tensor:
 
 
 def _rank(scores: Tensor) -> Tensor:
-    """Rank of each entry among the last axis, 0 for the smallest."""
+    """Return the rank of each entry along the last axis, 0 for the smallest."""
     return scores.argsort(dim=-1).argsort(dim=-1)
 
 

@@ -26,14 +26,14 @@ __all__ = ["ClassScore", "MeanScore", "mean_scores", "segmentation_scores"]
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class of one image was segmented.
+    """Scores of one class of one image.
 
     Attributes:
         class_name: the class.
         dice: Dice score, 0 to 1.
         hd95_mm: symmetric 95 % Hausdorff distance of the surfaces in mm.
-        label_voxels: voxels of the class in the truth.
-        pred_voxels: voxels of the class in the prediction.
+        label_voxels: number of voxels of the class in the truth.
+        pred_voxels: number of voxels of the class in the prediction.
         flag: empty, or ``absent`` (in neither), ``missed`` (in the truth only) or ``false positive`` (in the
             prediction only).
     """
@@ -54,8 +54,8 @@ class MeanScore:
         class_name: the class.
         dice: mean Dice score; NaN if ``cases`` is 0.
         hd95_mm: mean 95 % Hausdorff distance in mm; NaN if ``cases`` is 0.
-        cases: cases whose truth contains the class, the missed ones included.
-        absent_cases: cases whose truth does not contain it, which are no part of the means.
+        cases: number of cases whose truth contains the class, missed ones included.
+        absent_cases: number of cases whose truth does not contain the class. They do not enter the means.
     """
 
     class_name: str
@@ -70,8 +70,8 @@ def segmentation_scores(
 ) -> list[ClassScore]:
     """Score each class of one image on its own, so that classes may overlap.
 
-    A class in neither gets Dice 1 and 0 mm. A class in only one of them gets Dice 0 and, since it has no distance,
-    the diagonal of the image in mm: the worst that a distance in this image can be.
+    A class that neither prediction nor truth contains gets Dice 1 and 0 mm. A class that only one of them contains gets
+    Dice 0. Its distance is not defined, so it gets the diagonal of the image in mm, the largest possible distance.
 
     Args:
         pred: prediction, (C, H, W, D) of booleans or zeros and ones, without a background channel.
@@ -96,7 +96,7 @@ def segmentation_scores(
 
 
 def mean_scores(scores: Iterable[ClassScore]) -> list[MeanScore]:
-    """Mean of each class over cases; those whose truth lacks the class are counted apart, not averaged.
+    """Average each class over the cases whose truth contains it. The other cases are only counted.
 
     Args:
         scores: scores of any number of cases.
@@ -125,7 +125,7 @@ def _score(name: str, pred: Tensor, label: Tensor, spacing: Sequence[float], dia
     if not pred_voxels or not label_voxels:
         flag = "missed" if label_voxels else "false positive"
         return ClassScore(name, 0.0, diagonal, label_voxels, pred_voxels, flag)
-    # MONAI crops too, but only after it has copied the whole image as float32; the CPU makes every device agree
+    # crop here, since MONAI first copies the whole image as float32; use the CPU, so that all devices agree
     box = _bounding_box(pred | label)
     pred, label = pred[box].cpu()[None, None], label[box].cpu()[None, None]
     dice = compute_dice(pred, label, include_background=True, ignore_empty=False)

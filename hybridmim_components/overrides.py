@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Refusing overrides that no config knows: ``monai.bundle run`` itself accepts a mistyped name in silence."""
+"""Check for overrides that no config knows, since ``monai.bundle run`` silently accepts mistyped names."""
 
 from __future__ import annotations
 
@@ -33,20 +33,22 @@ _NOTHING = object()
 
 
 def check_overrides(argv: Sequence[str] | None = None) -> None:
-    """Check the command line that started this process, if it is ``monai.bundle run``, and its ``args_file``.
+    """Refuse unknown overrides of ``monai.bundle run``, from its command line and its ``args_file``.
+
+    Nothing is checked if another command started this process.
 
     Args:
         argv: command line; default ``sys.argv``.
 
     Raises:
-        ValueError: names each unknown override and the nearest name that exists.
+        ValueError: when an override is unknown; names each of them and the nearest name that exists.
     """
     words = list(sys.argv if argv is None else argv)
     if len(words) < 2 or not is_bundle_command(words[0]) or words[1] not in ("run", "run_workflow"):
         return
     given = _options(words[2:])
     if given.get("args_file"):
-        # what stands in the args_file is overridden by the command line, as in monai
+        # as in MONAI, the command line overrides the args_file
         given = {**ConfigParser.load_config_file(given["args_file"]), **given}
     files = given.get("config_file")
     if not files:
@@ -63,10 +65,10 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
 
 
 def find_unknown(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
-    """Names of overrides that a config has no place for.
+    """Find names of overrides that do not exist in a config.
 
-    A name must exist, nested ones too (``network_def#features`` or ``network_def::features``). Only the last part may
-    be new, and only in a component (``_target_``), since arguments at their default are not in the config.
+    Every part of a nested name (``network_def#features`` or ``network_def::features``) must exist. Only the last part
+    may be new, and only in a component (``_target_``), since a config does not list arguments that keep their default.
 
     Returns:
         One text per unknown name, with the nearest known name.
@@ -102,7 +104,7 @@ def _descend(parts: Sequence[str], config: Any) -> Any:
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
-    """Fire's options: ``--name value``, ``--name=value`` and ``-name value``; dashes in names read as underscores."""
+    """Parse options as Fire does: ``--name value``, ``--name=value``, ``-name value``. Dashes become underscores."""
     options: dict[str, Any] = {}
     for i, word in enumerate(words):
         if not _is_option(word):
@@ -115,7 +117,7 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _is_option(word: str) -> bool:
-    """Whether a word names an option: a dash and a letter; ``-1`` is a value."""
+    """Return whether a word names an option, which is a dash and a letter. ``-1`` is a value."""
     return re.match(r"--?\+?[A-Za-z_]", word) is not None
 
 

@@ -61,10 +61,10 @@ def draw_overview(
     Args:
         run_dir: folder with ``pretrain``, ``train`` and ``evaluate``, the output folders of the three configs.
         dataset: name of the data set.
-        dataset_dir: its folder, for images and labels of the evaluated cases.
-        intensity_range: window of the images, in HU for CT; None: from 1 to 99 % of what is drawn.
+        dataset_dir: folder of the data set, for images and labels of the evaluated cases.
+        intensity_range: display window of the images, in HU for CT; None: 1st to 99th percentile of what is drawn.
         title: headline.
-        modalities: sequences that were used, for a data set that has several; the first is drawn.
+        modalities: sequences that were used, for a data set that has several. The first one is drawn.
 
     Returns:
         Path of the picture.
@@ -95,7 +95,7 @@ def draw_overview(
 
 
 def read_curve(path: str | Path) -> list[Row]:
-    """Rows of a CSV file that :class:`.handlers.History` or :class:`.handlers.EvaluationReport` wrote.
+    """Read the rows of a CSV file that :class:`.handlers.History` or :class:`.handlers.EvaluationReport` wrote.
 
     Raises:
         FileNotFoundError: when the step that writes it has not run.
@@ -107,10 +107,10 @@ def read_curve(path: str | Path) -> list[Row]:
 
 
 def summary(run_dir: str | Path) -> str:
-    """Table of a run as text: each loss at its start and end, Dice and HD95 per class, and where each file lies.
+    """Return a table of a run as text: start and end of each loss, Dice and HD95 per class, and the path of each file.
 
     Starts and ends are means over the first and the last tenth of the epochs, since single epochs are noisy. A share of
-    guessing is a loss over what an answer that does not look at the image gives: 1 means that nothing was learned.
+    guessing is a loss divided by the loss of a guess that ignores the image. 1 means that nothing was learned.
     """
     run = Path(run_dir)
     pretraining, validation = (read_curve(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
@@ -145,7 +145,7 @@ def summary(run_dir: str | Path) -> str:
 
 
 def _terms(rows: Sequence[Row]) -> list[str]:
-    """Loss terms that a pre-training used."""
+    """Return the loss terms that a pre-training used."""
     return [term for term in LOSS_TERMS if f"{term}_share" in rows[0]]
 
 
@@ -163,7 +163,7 @@ def _draw_curves(figure: Any, run: Path) -> None:
     pretraining, validation = (read_curve(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
     training, dice = (read_curve(run / "train" / f"{n}.csv") for n in ("training", "validation"))
     left, middle, right = figure.subplots(1, 3)
-    # two heads that guess agree with each other: a low consistency alone says nothing
+    # without consistency: two heads that guess agree with each other, so a low value alone says nothing
     for term in [term for term in _terms(pretraining) if term != "consistency"]:
         left.plot(_epochs(pretraining), _smooth([float(row[f"{term}_share"]) for row in pretraining]), label=term)
     left.axhline(1, color="black", linestyle="--", linewidth=1, label="as good as guessing")
@@ -186,7 +186,7 @@ def _epochs(rows: Sequence[Row]) -> list[int]:
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:
-    """Running mean over a twentieth of the curve."""
+    """Return the running mean over a twentieth of the curve."""
     span = max(1, len(values) // 20)
     padded = np.pad(np.asarray(values), (span // 2, span - 1 - span // 2), mode="edge")
     return np.convolve(padded, np.ones(span) / span, mode="valid")
@@ -195,7 +195,7 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
 def _evaluated_cases(
     evaluate_dir: Path, dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """Cases that have a mask, with the mean Dice of their classes."""
+    """Return the cases that have a mask, with the mean Dice of their classes."""
     cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir, modalities)}
     scores: dict[str, list[Row]] = {}
     for row in read_curve(evaluate_dir / "evaluation_cases.csv"):
@@ -213,7 +213,7 @@ def _evaluated_cases(
 
 
 def _draw_cases(figure: Any, cases: Sequence[dict[str, Any]], window: Sequence[float] | None, names: Labels) -> None:
-    """Outlines of truth and prediction where there is one class; else a row for each, with a colour per class."""
+    """Draw truth and prediction: outlines if there is one class, else a row for each with a colour per class."""
     one_class = len(names) == 1
     axes = figure.subplots(1 if one_class else 2, len(cases), squeeze=False)
     for column, case in zip(axes.T, cases, strict=True):
@@ -239,9 +239,12 @@ def _draw_cases(figure: Any, cases: Sequence[dict[str, Any]], window: Sequence[f
 
 
 def _planes(case: Mapping[str, Any]) -> tuple[list[np.ndarray], float]:
-    """The axial slice with most of the truth, of image, truth and prediction, and the ratio of its voxels' sides."""
+    """Return one axial slice of image, truth and prediction, and the ratio of its voxels' sides.
+
+    It is the slice with most of the truth.
+    """
     image, truth, mask = (_canonical(volume) for volume in (image_files(case["image"])[0], case["label"], case["mask"]))
-    # of every class the same weight: a slice full of liver shows no tumour
+    # all classes weigh the same, or a slice full of liver could be chosen that shows no tumour
     labels = np.asarray(truth.dataobj)
     shares = [(labels == v).sum((0, 1)) / (labels == v).sum() for v in np.unique(labels) if v]
     depth = int(np.argmax(np.sum(shares, 0))) if shares else labels.shape[2] // 2

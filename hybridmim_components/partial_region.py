@@ -31,7 +31,7 @@ class Region:
 
     Args:
         grid: the crop's grid.
-        start: first sub-volume per axis.
+        start: index of the first sub-volume per axis.
         size: number of sub-volumes per axis.
 
     Raises:
@@ -54,7 +54,7 @@ class Region:
             )
 
     def crop(self, feature: Tensor) -> Tensor:
-        """View of the region in a feature map (B, C, *spatial) of the whole crop, at any resolution that divides.
+        """Return a view of the region in a feature map (B, C, *spatial) of the whole crop, at any fitting resolution.
 
         Raises:
             ValueError: when the feature map does not divide into the sub-volumes.
@@ -79,7 +79,7 @@ class Region:
 
 
 def full_region(grid: MaskGrid) -> Region:
-    """The whole crop: with it HybridMIM's pixel level is plain masked image modelling."""
+    """Return the region of the whole crop. With it, HybridMIM's pixel level is plain masked image modelling."""
     return Region(grid, (0,) * len(grid.image_size), grid.subvolume_grid)
 
 
@@ -88,13 +88,13 @@ def choose_region(
 ) -> Region:
     """Choose where the partial region of one training step lies, for the whole batch.
 
-    The region spans ``(2 n + 2) // 3`` of n sub-volumes per axis, 2 of 3 at the paper's grid; 1 and 2 stay whole.
+    The region spans ``(2 n + 2) // 3`` of n sub-volumes per axis: 2 of 3 in the paper's grid, all of 1 or 2.
 
     Args:
         grid: the crop's grid.
-        position: ``random``: anywhere aligned to sub-volumes; ``corner``: the far corner, as in the released code;
-            ``content``: where ``content`` is largest; ``full``: the whole crop.
-        generator: source of randomness of ``random``.
+        position: ``random``: anywhere, aligned to sub-volumes; ``corner``: the far corner, as in the released code;
+            ``content``: where the sum of ``content`` is largest; ``full``: the whole crop.
+        generator: source of randomness for ``random``.
         content: amount of foreground per sub-volume (*subvolume_grid), see :func:`subvolume_content`.
 
     Returns:
@@ -125,9 +125,9 @@ def choose_region(
 
 
 def subvolume_content(image: Tensor, grid: MaskGrid) -> Tensor:
-    """Share of foreground voxels of each sub-volume, averaged over the batch.
+    """Return the share of foreground voxels in each sub-volume, averaged over the batch.
 
-    Foreground is every value but 0: air of a clipped CT window and the background of a z-scored brain scan are 0.
+    Foreground is every value but 0. Air in a clipped CT window and the background of a z-scored brain scan are 0.
 
     Args:
         image: crops (B, C, *image_size).
@@ -141,14 +141,14 @@ def subvolume_content(image: Tensor, grid: MaskGrid) -> Tensor:
 
 
 def split_subvolumes(feature: Tensor, grid: MaskGrid) -> Tensor:
-    """All values of a feature map in each sub-volume, in their places.
+    """Split a feature map into the values of each sub-volume, which keep their order.
 
     Args:
         feature: (B, C, *spatial), at a resolution that the sub-volumes divide.
         grid: the crop's grid.
 
     Returns:
-        Tensor (B, S, C * V) of S sub-volumes in C order with V voxels each.
+        Tensor (B, S, C * V) with S sub-volumes in C order, each of C channels and V voxels.
     """
     dims = len(grid.image_size)
     sides = [n // total for n, total in zip(feature.shape[2:], grid.subvolume_grid, strict=True)]

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What each config checks in ``initialize``, before hours are spent: volumes, batch and leaks."""
+"""Checks of volumes, batch and leaks that each config makes in ``initialize``, before a long run."""
 
 from __future__ import annotations
 
@@ -53,24 +53,25 @@ def check_pretraining(
 
     Args:
         lists: ``training``, ``validation`` and ``held_out`` of :func:`.data.pretraining_lists`, or ``pool`` and
-            ``held_out``: volumes of a prepared store are not read again, and held-out cases among them are left out.
+            ``held_out`` for a prepared store. The volumes of a store are not read again, and held-out cases among them
+            are left out.
         output_dir: folder of the run.
         batch_size: crops per batch.
         crops_per_volume: crops drawn from a volume at a time.
-        contrast_weight: weight of the contrast, which needs negatives unless it is 0.
-        same_volume_negatives: crops of one volume count as negatives.
-        pretraining_recipe: recipe of the weights that this run starts from: what they have seen counts too.
+        contrast_weight: weight of the contrastive loss. Unless it is 0, a batch must contain negatives.
+        same_volume_negatives: whether crops of one volume count as negatives.
+        pretraining_recipe: recipe of the weights that this run starts from. The volumes they have seen count too.
         allow_seen: warn instead of refusing when a held-out volume is among those of pre-training.
         num_workers: threads that read the volumes.
-        rules: what the volumes must be.
+        rules: requirements on the volumes.
         skip_unreadable: log unusable volumes and go on without them, instead of raising.
 
     Returns:
-        ``training`` and ``validation``, the items that can be used, and ``fingerprints`` of every volume that
-        pre-training sees, for the recipe of its weights.
+        The usable items of ``training`` and ``validation``, and ``fingerprints`` of every volume that pre-training
+        sees, for the recipe of its weights.
 
     Raises:
-        ValueError: names the setting or the volumes that are wrong.
+        ValueError: when a setting or volumes are wrong; names them.
     """
     volumes_per_batch = _volumes_per_batch(batch_size, crops_per_volume)
     processes = idist.get_world_size()
@@ -105,7 +106,7 @@ def check_pretraining(
 def _usable_of_files(
     lists: Mapping[str, Items], inspect: Callable[[Items], Digests]
 ) -> tuple[dict[str, Items], Digests, set[str]]:
-    """Items that can be used, what was found in them, and the fingerprints of those that pre-training sees."""
+    """Return the usable items, their fingerprints, and the fingerprints that pre-training sees."""
     digests = inspect([item for name in ("training", "validation", "held_out") for item in lists[name]])
     usable = {name: [item for item in lists[name] if image_files(item["image"]) in digests] for name in lists}
     usable |= _without_copies({name: usable[name] for name in ("validation", "training")}, digests)
@@ -115,7 +116,11 @@ def _usable_of_files(
 def _usable_of_store(
     lists: Mapping[str, Any], inspect: Callable[[Items], Digests]
 ) -> tuple[dict[str, Items], Digests, set[str]]:
-    """The same of a prepared store, without held-out cases, whatever their names there; only unknown ones are read."""
+    """Return the same as :func:`_usable_of_files` for a prepared store.
+
+    Volumes of the store that are held-out cases are left out, whatever their names there. Only held-out cases that the
+    store does not know are read.
+    """
     pool, held_out = lists["pool"], lists["held_out"]
     digests = pool.known_fingerprints(item["image"] for item in held_out)
     digests |= inspect([item for item in held_out if image_files(item["image"]) not in digests])
@@ -142,7 +147,7 @@ def check_training(
 ) -> dict[str, Any]:
     """Check a fine-tuning run.
 
-    Lists that another program put in place of ours (MONAI Label) have no case ids: for them a leak is a warning.
+    If another program (MONAI Label) has replaced our lists, the items have no case ids. A leak is then only a warning.
 
     Args:
         training: items with ``image`` and ``label``.
@@ -152,17 +157,17 @@ def check_training(
         crops_per_volume: crops drawn from a volume at a time.
         pretraining_recipe: recipe of the pre-trained weights, empty when training from scratch.
         network: the segmentation network.
-        roi_size: voxels of a crop.
-        rules: what images and labels must be.
+        roi_size: size of a crop in voxels.
+        rules: requirements on images and labels.
         allow_seen: warn instead of refusing when pre-training has seen a validation volume.
         num_workers: threads that read the volumes.
 
     Returns:
-        ``training_volumes``, ``pretraining_volumes`` and ``validation_volumes``, fingerprints for the recipe of the
-        fine-tuned weights; ``managed``: whether another program chose the volumes.
+        Fingerprints for the recipe of the fine-tuned weights, as ``training_volumes``, ``pretraining_volumes`` and
+        ``validation_volumes``, and ``managed``, which says whether another program chose the volumes.
 
     Raises:
-        ValueError: names the setting or the volumes that are wrong.
+        ValueError: when a setting or volumes are wrong; names them.
     """
     _volumes_per_batch(batch_size, crops_per_volume)
     check_crop_size(network, roi_size)
@@ -178,7 +183,7 @@ def check_training(
     own = _digests_of(training, digests)
     _refuse_seen(held_out, digests, seen, allow_seen or managed, "was seen by pre-training")
     _refuse_seen(held_out, digests, own, allow_seen or managed, "is among the training cases")
-    # those that chose the epoch of the weights that this run starts from had a part in it, too
+    # volumes that chose the epoch of the weights that this run starts from count too
     chose = _digests_of(validation, digests) | set(pretraining_recipe.get("validation_volumes", []))
     volumes = {"training_volumes": own, "pretraining_volumes": seen, "validation_volumes": chose}
     return {**{key: sorted(value) for key, value in volumes.items()}, "managed": managed}
@@ -197,30 +202,30 @@ def check_evaluation(
     num_workers: int = 2,
     test_dir: str | None = None,
 ) -> dict[str, str]:
-    """Check an evaluation, and tell what the weights have seen of each case.
+    """Check an evaluation, and find out what the weights have seen of each case.
 
-    A case that was seen by pre-training or by training is refused, but where ``fold`` is ``all``: every case was to be
-    trained on then.
+    A case that pre-training or training has seen is refused. The exception is the fold ``all`` without ``test_dir``,
+    where every case is meant to be trained on.
 
     Args:
         validation: items with ``image`` and ``label``.
         output_dir: folder of the figures.
         model_path: fine-tuned weights, with their recipe beside them.
-        fold: the split.
+        fold: the fold that is evaluated.
         network: the segmentation network.
-        roi_size: voxels of a sliding window.
-        rules: what images and labels must be.
-        settings: pre-processing of the evaluation; a difference to that of training is a warning.
+        roi_size: size of a sliding window in voxels.
+        rules: requirements on images and labels.
+        settings: pre-processing of the evaluation. A difference from that of training gives a warning.
         allow_seen: warn instead of refusing.
         num_workers: threads that read the volumes.
-        test_dir: folder of the cases, where they do not come from a fold.
+        test_dir: folder of the cases, if they do not come from a fold.
 
     Returns:
-        One of :data:`.case_groups.GROUPS` by the name of each case.
+        One of :data:`.case_groups.GROUPS` for the name of each case.
 
     Raises:
         FileNotFoundError: when there are no weights.
-        ValueError: names the weights that do not fit the network, or the volumes that are unusable or were seen.
+        ValueError: when the weights do not fit the network, or volumes are unusable or were seen; names them.
     """
     check_crop_size(network, roi_size)
     if not Path(model_path).is_file():
@@ -261,7 +266,10 @@ def _require_one_per_process(items: Items, purpose: str) -> None:
 
 
 def _without_copies(lists: Mapping[str, Items], digests: Digests) -> dict[str, list[Mapping[str, Any]]]:
-    """Leave out images that came before, be it one of their modalities: a copy would validate what it trained on."""
+    """Leave out images of which any modality has come before.
+
+    Otherwise, a run could validate on a copy of an image that it trains on.
+    """
     seen: set[str] = set()
     unique: dict[str, list[Mapping[str, Any]]] = {name: [] for name in lists}
     for name, items in lists.items():
@@ -280,7 +288,7 @@ def _digests_of(items: Items, digests: Digests) -> set[str]:
 
 
 def _refuse_seen(items: Items, digests: Digests, seen: set[str], allowed: bool, what: str) -> bool:
-    """Whether any item was seen, be it one of its modalities; raises unless that is allowed."""
+    """Raise an error if any modality of any item was seen, or warn if that is allowed. Returns whether one was."""
     leaks = sorted(", ".join(image_files(item["image"])) for item in items if _digests_of([item], digests) & seen)
     if not leaks:
         return False

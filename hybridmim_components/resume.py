@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which earlier run in an output folder a new one goes on with, if any."""
+"""Search for an unfinished run in an output folder that a new run can resume."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ _IRRELEVANT = ("components_version", "monai_version", "torch_version")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoints of a run, the newest first."""
+    """Return the checkpoints of a run, the newest first."""
     return sorted(folder.glob(PATTERN), reverse=True)
 
 
 def find_unfinished(folder: Path, recipe: Mapping[str, Any]) -> Path | None:
-    """Checkpoint of an unfinished run with the same data, the newest that can be read.
+    """Find the newest readable checkpoint of an unfinished run with the same data.
 
     Args:
-        folder: of the checkpoints.
+        folder: folder of the checkpoints.
         recipe: settings and volumes of the new run.
 
     Returns:
-        None where there is none, the run had come to its end, or its volumes were others.
+        The checkpoint, or None if there is none, the run has finished, or the run used other volumes.
 
     Raises:
         ValueError: when the unfinished run has other settings; names them.
@@ -73,14 +73,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not {"finished", "recipe", "trainer"} <= content.keys():
             raise ValueError("it is no checkpoint of a run")
-    except Exception as error:  # of zip, pickle or torch, whatever is damaged
+    except Exception as error:  # from zip, pickle or torch, depending on the damage
         reason = (str(error).splitlines() or [""])[0]
         raise OSError(f"cannot read the checkpoint {path}: {type(error).__name__}: {reason}") from error
     return content
 
 
 def set_aside(output_dir: Path, names: tuple[str, ...]) -> None:
-    """Move what an unfinished run has left out of the way of a new one, and remove what a finished one has left.
+    """Make room for a new run: move the files of an unfinished run aside, or remove those of a finished run.
 
     Args:
         output_dir: folder of the run.

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One seed for each item and each step, from the run's seed: what lets a resumed run draw what it would have drawn."""
+"""Seeds of each item and each step from the run's seed, so that a resumed run draws what it would have drawn."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["seed_of"]
 
 
 def seed_of(*parts: int) -> int:
-    """A seed that depends on all parts and on nothing else.
+    """Derive a seed from all parts and from nothing else.
 
     Args:
-        parts: such as the run's seed, the epoch and the number of the item; any integers.
+        parts: any integers, such as the run's seed, the epoch and the number of the item.
 
     Returns:
-        32 bits.
+        Integer of 32 bits.
     """
     return int(np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1)[0])

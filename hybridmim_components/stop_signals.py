@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""SIGTERM and SIGINT end a run after the step at hand; a second signal ends it at once."""
+"""Stop signals: SIGTERM and SIGINT end a run after the current step, and a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ __all__ = ["EXIT_CODE", "StopSignals", "heed_the_parent_alone", "held_back"]
 
 logger = logging.getLogger(__name__)
 
-#: Of a run that was told to stop and can be resumed: EX_TEMPFAIL of sysexits.h, try again later.
+#: Exit code of a run that was told to stop and can be resumed: EX_TEMPFAIL of sysexits.h, try again later.
 EXIT_CODE = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS and Windows: workers there are told with the others
+_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS and Windows, where workers obey all signals
 
 
 class StopSignals:
-    """Notice signals between :meth:`listen` and :meth:`restore`, and agree about them with the other processes."""
+    """Listener for stop signals between :meth:`listen` and :meth:`restore`, which agrees with the other processes."""
 
     def __init__(self) -> None:
         self._received = False
@@ -45,15 +45,15 @@ class StopSignals:
         self._group: Any = None
 
     def listen(self) -> None:
-        """Take the signals; outside the main thread Python does not allow that, and nothing happens."""
+        """Handle the signals from now on, except outside the main thread, where Python does not allow it."""
         if dist.is_initialized() and self._group is None:
-            # on the CPU, so that asking does not wait for the GPU
+            # a group on the CPU, so that asking does not wait for the GPU
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
 
     def restore(self) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -66,7 +66,7 @@ class StopSignals:
         logger.warning("%s: stopping after this step; a second one stops at once, without saving", name)
 
     def agreed(self) -> bool:
-        """Whether any process was told to stop; all processes must ask, after the same step."""
+        """Return whether any process was told to stop. All processes must ask after the same step."""
         if self._group is None:
             return self._received
         flag = torch.tensor([int(self._received)])
@@ -76,7 +76,7 @@ class StopSignals:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Keep signals waiting, so that processes forked inside begin with them held back."""
+    """Block the stop signals, so that processes forked in this context start with them blocked."""
     if not _CAN_WAIT:
         yield
         return
@@ -88,10 +88,11 @@ def held_back() -> Iterator[None]:
 
 
 def heed_the_parent_alone(worker_id: int = 0) -> None:
-    """Make a process that loads data serve the step at hand while others are told to stop: ``worker_init_fn`` of torch.
+    """Make a data loading worker obey stop signals from its parent only; a ``worker_init_fn`` for torch.
 
-    Schedulers, ``timeout`` and Ctrl-C tell all processes of a job. A worker that dies of it takes the step with it. It
-    ends when its parent says so, or is gone. Fork it where signals are :func:`held_back`, so that none comes before.
+    Schedulers, ``timeout`` and Ctrl-C signal all processes of a job. If a worker died of that, the current step would
+    fail. With this function, a worker keeps loading until its parent signals it or is gone. Fork the worker in the
+    context :func:`held_back`, so that no signal reaches it before this function runs.
 
     Args:
         worker_id: given by torch, not used.

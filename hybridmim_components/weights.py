@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pre-trained weights: saved with their recipe, moved into a segmentation network with a report of every name."""
+"""Saving of pre-trained weights with their recipe, and loading into a segmentation network with a full report."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 5  # names of each kind: another network has none of a hundred
+_SHOWN = 5  # names of each kind; with another network, a hundred may be missing
 
 
 @dataclass
 class LoadReport:
-    """What :func:`load_pretrained` did, by tensor name."""
+    """Report of what :func:`load_pretrained` did, by tensor name."""
 
     path: str
     loaded: list[str] = field(default_factory=list)
     adapted: list[str] = field(default_factory=list)
-    """Loaded after a change of the number of input channels."""
+    """Loaded after the number of input channels was changed."""
     rescaled: list[str] = field(default_factory=list)
-    """Loaded and brought back to the size of new weights."""
+    """Loaded and scaled back to the norm of new weights."""
     skipped: list[str] = field(default_factory=list)
-    """Of the output layer, or in the file only."""
+    """Not loaded, since they belong to the output layer or are in the file only."""
     missing: list[str] = field(default_factory=list)
-    """In the network only."""
+    """Not loaded, since they are in the network only."""
     mismatched: list[str] = field(default_factory=list)
-    """With both shapes, or both types."""
+    """Not loaded, since shape or type differs; listed with both."""
     share: float = 0.0
-    """Share of the network's values, output layer aside, that were loaded."""
+    """Share of the network's values outside the output layer that were loaded."""
     differences: list[str] = field(default_factory=list)
     """Each setting in which the recipe of pre-training differs from the target's."""
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def find_weights(path: str | Path, bundle_root: str | Path | None = None) -> Pat
     """Resolve a path against the working directory, then against the bundle.
 
     Raises:
-        FileNotFoundError: names every place that was looked at.
+        FileNotFoundError: when neither place has the file; names both.
     """
     places = [Path(path)]
     if bundle_root is not None and not Path(path).is_absolute():
@@ -99,27 +99,27 @@ def find_weights(path: str | Path, bundle_root: str | Path | None = None) -> Pat
 
 
 def how_to_get_weights(bundle: str | Path) -> str:
-    """What gives a bundle its fine-tuned ``models/model.pt``, for error messages."""
+    """Return how a bundle gets its fine-tuned ``models/model.pt``, as text for error messages."""
     if (Path(bundle) / "large_files.yml").is_file():
         return f"python -m monai.bundle download_large_files --bundle_path {bundle} fetches them (it needs PyYAML)"
     return f"run {Path(bundle) / 'configs' / 'train.json'} first, which writes models/model.pt"
 
 
 def save_weights(path: str | Path, network: nn.Module, recipe: Mapping[str, Any], bare: bool = False) -> None:
-    """Save a stock network's weights on the CPU, atomically, with the recipe they come from.
+    """Save the weights of a stock network atomically, as CPU tensors and with their recipe.
 
     Args:
         path: target file.
         network: the stock network.
-        recipe: plain data (numbers, strings, lists, dictionaries); the version of this package is added.
+        recipe: plain data (numbers, strings, lists, dictionaries). The version of this package is added.
         bare: write the state dict alone, as MONAI Label expects of ``models/model.pt``, and the recipe as JSON beside
-            it; else both go into one file.
+            it. Otherwise, both go into one file.
     """
     state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
     # a round trip proves that the recipe is plain data, which weights_only loading accepts
     plain = json.loads(json.dumps({**recipe, "components_version": __version__}))
     if bare:
-        # the recipe first: weights without their recipe would pass the leak check
+        # the recipe comes first, since weights without their recipe would pass the leak check
         write_text(Path(path).with_suffix(".json"), json.dumps(plain, indent=2) + "\n")
         save_tensors(path, state)
     else:
@@ -127,17 +127,17 @@ def save_weights(path: str | Path, network: nn.Module, recipe: Mapping[str, Any]
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a state dict and its recipe onto the CPU; nothing in the file is executed.
+    """Read a state dict and its recipe onto the CPU. Nothing in the file is executed.
 
     Args:
         path: file of :func:`save_weights`, or a bare state dict of the same network.
 
     Returns:
-        State dict, and recipe, empty where the file has none.
+        State dict and recipe. The recipe is empty if there is none.
 
     Raises:
-        ValueError: when the file is no such file, or holds anything but dense, finite tensors and plain containers, or
-            claims more than its size.
+        ValueError: when the file holds no state dict, holds anything but dense, finite tensors and plain containers, or
+            claims to contain more bytes than it has.
     """
     try:
         require_uncompressed(path)
@@ -155,10 +155,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Recipe beside a bare state dict, empty where there is none.
+    """Read the recipe beside a bare state dict, which is empty if there is none.
 
     Raises:
-        ValueError: when the file is no JSON object, or its fingerprints are no lists of strings.
+        ValueError: when the file is not a JSON object, or its fingerprints are not lists of strings.
     """
     file = Path(path).with_suffix(".json")
     if not file.is_file():
@@ -172,15 +172,15 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def seen_volumes(recipe: Mapping[str, Any]) -> set[str]:
-    """Fingerprints of every volume that weights have seen, in pre-training or in training."""
+    """Return the fingerprints of every volume that weights have seen in pre-training or training."""
     return {v for key in SEEN for v in recipe.get(key, [])}
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
     """Change the number of input channels of a convolution's weight (O, I, ...) and keep the size of its response.
 
-    Every new channel gets the mean over the old ones, scaled by old over new: for equal inputs on all channels the
-    response is unchanged.
+    Every new channel gets the mean over the old channels, times the number of old channels divided by the number of new
+    ones. If all channels have the same input, the response is unchanged.
     """
     mean = weight.mean(1, keepdim=True) * (weight.shape[1] / in_channels)
     return mean.repeat(1, in_channels, *[1] * (weight.ndim - 2))
@@ -194,30 +194,30 @@ def load_pretrained(
     bundle_root: str | Path | None = None,
     restore_scale: bool = True,
 ) -> LoadReport:
-    """Move pre-trained encoder and decoder weights into a segmentation network, in place.
+    """Load pre-trained encoder and decoder weights into a segmentation network, in place.
 
-    The output layer keeps its own weights: it is left out by name, since shapes can agree by chance. A stem with
+    The output layer keeps its own weights. It is recognised by its name, since shapes can agree by chance. A stem with
     another number of input channels is adapted, see :func:`adapt_stem`.
 
-    Pre-training lets weights grow, those of the decoder to three to five times their size at the start. Where an
-    instance normalisation follows, the size changes no output, but a large weight learns as slowly as at a learning
-    rate that is so much lower. ``restore_scale`` gives these weights the norm that the network's own have.
+    Weights grow in pre-training, those of the decoder to three to five times their initial size. If an instance
+    normalisation follows a weight, its size does not change the output. But a large weight learns more slowly, as if
+    its learning rate were lower. ``restore_scale`` gives such weights the norm of the network's own weights.
 
     Args:
         network: a stock network that :func:`.backbones.backbone_of` knows.
         path: file of :func:`save_weights` or a bare state dict, see :func:`find_weights`.
-        min_share: least share of the network's values, output layer aside, that must be loaded, in (0, 1].
-        recipe: the target's settings, compared with those of pre-training that bear the same name.
+        min_share: least share of the network's values outside the output layer that must be loaded, in (0, 1].
+        recipe: settings of the target, which are compared with the settings of pre-training that have the same names.
         bundle_root: second place to look for a relative path.
-        restore_scale: see above; see :func:`.networks.scale_free_weights` for which weights.
+        restore_scale: see above. :func:`.networks.scale_free_weights` tells which weights it applies to.
 
     Returns:
-        What was done, also written to the log.
+        Report of what was done, which is also logged.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is unusable, ``min_share`` is out of range, or less than it could be loaded; the
-            network is unchanged then.
+        ValueError: when the file is unusable, ``min_share`` is out of range, or the loaded share is below it. The
+            network is then unchanged.
     """
     if not 0 < min_share <= 1:
         raise ValueError(f"min_share must be in (0, 1], got {min_share}")
@@ -248,7 +248,7 @@ def _belongs(name: str, layer: str) -> bool:
 
 
 def _match(network: nn.Module, source: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
-    """Tensors of the source that fit the network; every other name goes into the report."""
+    """Return the tensors of the source that fit the network, and enter all names into the report."""
     backbone, target = backbone_of(network), network.state_dict()
     new: dict[str, Tensor] = {}
     for name, tensor in source.items():
@@ -269,7 +269,7 @@ def _match(network: nn.Module, source: Mapping[str, Tensor], report: LoadReport)
 
 
 def _restore_scale(new: dict[str, Tensor], target: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """Give weights the norm of those that they replace; returns the names of those that were not 0."""
+    """Scale weights, unless they are 0, to the norm of those that they replace. Returns the scaled names."""
     changed = [name for name in names if name in new and new[name].norm() > 0]
     for name in changed:
         new[name] = new[name] * (target[name].norm() / new[name].norm()).to(new[name])
@@ -277,7 +277,7 @@ def _restore_scale(new: dict[str, Tensor], target: Mapping[str, Tensor], names: 
 
 
 def recipe_differences(source: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:
-    """One text for each setting that two recipes both have and that differs."""
+    """Return one text for each setting that both recipes have and that differs."""
     shared = [key for key in target if key in source]
     plain = {key: json.loads(json.dumps(target[key])) for key in shared}
     return [f"{key} was {source[key]}, is {plain[key]}" for key in shared if source[key] != plain[key]]

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a file of weights from elsewhere may hold: ``weights_only`` loading runs no code, but believes any size."""
+"""Checks of weights from untrusted files. ``weights_only`` loading runs no code, but trusts any size they claim."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ __all__ = [
     "require_uncompressed",
 ]
 
-#: Where a recipe lists the volumes that its weights have seen.
+#: Keys of a recipe that list the volumes that its weights have seen.
 SEEN = ("volumes", "pretraining_volumes", "training_volumes")
-#: The same, and those that chose the best epoch.
+#: The same keys, and the key for the volumes that chose the best epoch.
 FINGERPRINTS = (*SEEN, "validation_volumes")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _OTHERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def require_uncompressed(path: str | Path) -> None:
-    """Refuse what ``torch.save`` never writes: a small file that unpacks to more than the memory holds.
+    """Refuse a small file that could unpack to more than fits into memory. ``torch.save`` never writes such a file.
 
     Raises:
         ValueError: when the parts of a zip file claim more bytes than the file has.
-        zipfile.BadZipFile: when it cannot be told.
+        zipfile.BadZipFile: when the parts cannot be listed.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -55,10 +55,10 @@ def require_uncompressed(path: str | Path) -> None:
 
 
 def require_state_dict(state: Any, path: str | Path) -> None:
-    """Refuse what is no dictionary of names and dense, finite tensors.
+    """Refuse anything but a dictionary of names and dense, finite tensors.
 
     Raises:
-        ValueError: names the file and the first tensor that is wrong.
+        ValueError: when it is anything else; names the file and the first tensor that is wrong.
     """
     if not isinstance(state, dict) or not state:
         raise ValueError(f"weights must be a state dict of tensors, got something else in {path}")
@@ -88,13 +88,13 @@ def require_fitting_state(network: nn.Module, state: Mapping[str, Tensor], path:
     """Refuse weights of another network, or of the same one with other features.
 
     Args:
-        network: the network that they are for.
+        network: the network that the weights are for.
         state: the weights.
-        path: their file, for the message.
-        trained: name of the network that they were trained in, if it is known.
+        path: file of the weights, for the message.
+        trained: name of the network that the weights were trained in, if it is known.
 
     Raises:
-        ValueError: names the file, and the first tensors that do not fit.
+        ValueError: when tensors do not fit; names the file and the first of them.
     """
     target, name = network.state_dict(), type(network).__name__
     shapes = [n for n in target if n in state and state[n].shape != target[n].shape]
@@ -111,10 +111,10 @@ def require_fitting_state(network: nn.Module, state: Mapping[str, Tensor], path:
 
 
 def require_plain_recipe(recipe: Any, source: str | Path) -> None:
-    """Refuse a recipe that is no plain data, or whose fingerprints are no lists of strings.
+    """Refuse a recipe that is not plain data, or whose fingerprints are not lists of strings.
 
     Raises:
-        ValueError: names the file.
+        ValueError: when the recipe is refused; names the file.
     """
     try:
         plain = isinstance(recipe, dict) and isinstance(json.loads(json.dumps(recipe, allow_nan=False)), dict)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Data sets, splits, unlabelled volumes, caches and phantoms."""
+"""Data sets, splits, unlabelled volumes and caches."""
 
 from __future__ import annotations
 

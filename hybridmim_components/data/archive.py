@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Unpacking a tar file that need not be trusted: only files and folders, inside one folder, no more than it holds."""
+"""Unpacking of an untrusted tar file: only files and folders, only inside one folder, no larger than the archive."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from pathlib import Path, PurePosixPath
 
 __all__ = ["MAX_MEMBERS", "unpack"]
 
-#: Files and folders of an archive, far above what a data set of volumes has: each costs the disk an inode.
+#: Most files and folders of an archive, far more than a data set of volumes has. Each one takes an inode.
 MAX_MEMBERS = 100_000
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a plain tar file into an existing folder, after a look at all of its members.
+    """Unpack a plain tar file into an existing folder, after checking all of its members.
 
     Args:
-        archive: uncompressed tar file, as MSD publishes them: what it unpacks to is never more than itself.
-        folder: where to.
+        archive: uncompressed tar file, as MSD publishes them. What it unpacks to is never larger than the archive.
+        folder: folder to unpack into.
 
     Raises:
-        ValueError: when it is no tar file or damaged, has too many members, holds links, devices or sparse files, leads
-            out of the folder, or claims more bytes than it has.
-        OSError: when it cannot be written.
+        ValueError: when the archive is not a tar file or is damaged, has too many members, holds links, devices or
+            sparse files, leads out of the folder, or claims more bytes than it has.
+        OSError: when the archive cannot be read or a member cannot be written.
     """
     try:
         with tarfile.open(archive, "r:") as tar:
@@ -43,7 +43,7 @@ def unpack(archive: Path, folder: Path) -> None:
         raise OSError(f"cannot unpack {archive}: {error}") from error
     except tarfile.ReadError as error:
         raise ValueError(f"cannot unpack {archive}: it must be an uncompressed tar file, {error}") from error
-    # what tarfile raises for a hostile header is not only its own
+    # a hostile header makes tarfile raise more than its own errors
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"cannot unpack {archive}: {error or type(error).__name__}") from error
 
@@ -81,6 +81,6 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     source = tar.extractfile(member)
-    assert source is not None  # of a regular file
+    assert source is not None  # since it is a regular file
     with source, target.open("wb") as file:
         shutil.copyfileobj(source, file)

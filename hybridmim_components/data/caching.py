@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How pre-processed volumes are kept between epochs: the knob ``cache`` of the configs."""
+"""Caches of pre-processed volumes between epochs: the setting ``cache`` of the configs."""
 
 from __future__ import annotations
 
@@ -41,29 +41,30 @@ def make_dataset(
     roi_size: Sequence[int] | None = None,
     crops_per_volume: int | None = None,
 ) -> Dataset | StoreDataset:
-    """A data set that runs the deterministic transforms once, and the random ones each time.
+    """Make a data set that runs the random transforms each time and caches the result of the deterministic ones.
 
     Args:
         data: items to load.
         transform: deterministic transforms first, then random ones.
-        cache: ``none``: load anew each time; ``memory``: keep in RAM; ``disk``: keep in ``cache_dir``, where several
-            runs with the same pre-processing share what they find; ``store``: read crops from a prepared store.
+        cache: ``none``: load anew each time; ``memory``: keep in RAM; ``disk``: keep in ``cache_dir``, for all runs
+            with the same pre-processing; ``store``: read crops from a prepared store.
         cache_dir: folder of ``disk``.
         num_workers: threads that fill the memory cache.
-        roi_size: voxels of a crop of ``store``, which crops and pads itself: of ``transform`` it runs what follows.
-        crops_per_volume: random crops of ``store``; None: one, in the middle of the foreground.
+        roi_size: size of a crop of ``store`` in voxels. ``store`` crops and pads by itself, and then runs only those
+            transforms that follow the last crop or pad.
+        crops_per_volume: number of random crops of ``store``; None: one crop in the middle of the foreground.
 
     Returns:
         MONAI's Dataset or CacheDataset, a DiskCache, or a StoreDataset.
 
     Raises:
-        ValueError: when ``cache`` is unknown, ``disk`` has no folder, or ``store`` has no volumes of a store, no
-            ``roi_size``, or a random transform before the crop.
+        ValueError: when ``cache`` is unknown, when ``disk`` has no folder, or when ``store`` has no volumes of a store,
+            no ``roi_size``, or a random transform before the crop.
     """
     if cache not in CACHES:
         raise ValueError(f"cache must be one of {CACHES}, got {cache!r}")
     if cache == "store":
-        from hybridmim_components.store import StoreDataset, StoredVolumes  # they need this package themselves
+        from hybridmim_components.store import StoreDataset, StoredVolumes  # here, since they import this package
 
         if not isinstance(data, StoredVolumes) or roi_size is None:
             raise ValueError("cache 'store' is for pre-training from a prepared store: fine-tuning needs another cache")
@@ -71,7 +72,7 @@ def make_dataset(
     if cache == "none":
         return Dataset(data, transform)
     if cache == "memory":
-        # a copy of a whole volume per draw, but for crops that are copies themselves
+        # it copies a whole volume per draw, which counted crops do not need, since they are copies
         copy_cache = not isinstance(_first_random(transform), COUNTED_CROPS)
         return CacheDataset(data, transform, num_workers=max(1, num_workers), copy_cache=copy_cache, progress=False)
     if cache_dir is None:
@@ -84,7 +85,7 @@ def _first_random(transform: Compose) -> Any:
 
 
 def _after_crops(transform: Compose) -> Compose | None:
-    """What comes after the last crop or pad; what comes before has no place where only crops are read."""
+    """Return the transforms after the last crop or pad. Earlier ones cannot run where only crops are read."""
     steps = list(transform.transforms)
     last = max((i for i, step in enumerate(steps) if isinstance(step, _CROPS_AND_PADS)), default=-1)
     early = [s for s in steps[:last] if isinstance(s, RandomizableTrait) and not isinstance(s, _CROPS_AND_PADS)]

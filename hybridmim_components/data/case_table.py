@@ -33,26 +33,26 @@ _TITLES = ("case", "grid", "spacing [mm]", "intensity")
 
 
 class CaseRow(NamedTuple):
-    """One case of a table."""
+    """Row of the table, for one case."""
 
     case_id: str
     grid: str = "-"
-    """Voxels of the image as (R, A, S), times channels where there are several."""
+    """Size of the image in voxels as (R, A, S), times channels if there are several."""
     spacing: str = "-"
     intensity: str = "-"
-    """Least to greatest value, of each channel."""
+    """Minimum to maximum of each channel."""
     labels: str = "-"
     """Number of voxels by label value."""
     problem: str = ""
-    """What is wrong, with the file's name; empty for a case that can be used."""
+    """What is wrong, with the file's name; empty for a usable case."""
     doubts: tuple[str, ...] = ()
-    """What is unusual about a case that can be used, each with its value and what is usual."""
+    """What is unusual about a usable case, each with its value and the usual range."""
 
 
 def case_rows(
     dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None = None, num_workers: int = 2
 ) -> Iterator[CaseRow]:
-    """Read every case of a data set, image and label, and tell what it is and whether it can be used.
+    """Read image and label of every case of a data set, describe the case, and tell whether it can be used.
 
     Args:
         dataset: name of the data set, see :func:`.datasets.dataset_of`.
@@ -61,8 +61,7 @@ def case_rows(
         num_workers: number of threads that read.
 
     Yields:
-        One row per case as soon as it is read, then one per case that is incomplete, and one per doubt about the
-        folder.
+        One row per case as soon as it is read, then one per incomplete case, then one per doubt about the folder.
 
     Raises:
         ValueError: when the data set or a modality is unknown, or dataset.json has no labels.
@@ -76,7 +75,7 @@ def case_rows(
         hounsfield=holds_hounsfield(dataset, dataset_dir),
         label_values=sorted(names),
     )
-    first: dict[str, str] = {}  # case by fingerprint
+    first: dict[str, str] = {}  # name of a case by its fingerprint
     with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
         for row, digest in pool.map(partial(_row, rules), found.cases):
             other = first.setdefault(digest, row.case_id)
@@ -93,7 +92,7 @@ def case_rows(
 
 
 def format_row(row: CaseRow | None = None) -> str:
-    """One line of the table; without a row, its headline."""
+    """Format one line of the table, or its header if no row is given."""
     if row is None:
         cells: Sequence[str] = (*_TITLES, "voxels per label", "verdict")
     else:
@@ -104,7 +103,7 @@ def format_row(row: CaseRow | None = None) -> str:
 
 
 def _row(rules: VolumeRules, case: Case) -> tuple[CaseRow, str]:
-    """A case, and the fingerprint of its image."""
+    """Return the row of a case and the fingerprint of its image."""
     row, digest = CaseRow(case["case_id"]), ""
     try:
         image = read_volume(case["image"], rules=rules)

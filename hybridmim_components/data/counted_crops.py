@@ -9,10 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""MONAI's balanced crops, the very same, without searching the whole label for each draw.
+"""MONAI's balanced crops, with identical results but without searching the whole label for each draw.
 
-MONAI can keep the indices of all voxels of each class instead, which takes as much memory as image and label together
-for BTCV; here the voxels of each plane are counted once, and a draw searches the one plane that it falls into.
+MONAI can avoid the search by keeping the indices of all voxels of each class. For BTCV, they take as much memory as
+image and label together. Here, the voxels of each plane are counted once, and a draw searches only the plane that it
+falls into.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ _ALL_PLANES = slice(None)
 
 
 class PlaneCountsd(MapTransform):
-    """Count the voxels that crops may be centred on, plane by plane along the first spatial axis.
+    """Transform that counts the voxels on which crops may be centred, in each plane along the first spatial axis.
 
-    A deterministic transform, to be cached. Adds ``<label_key>_counts``, int64 of shape (kinds, planes): the kinds are
-    foreground and background or, with ``num_classes``, the classes.
+    The transform is deterministic, so that its result can be cached. It adds ``<label_key>_counts``, int64 of shape
+    (kinds, planes). The kinds are foreground and background or, with ``num_classes``, the classes.
 
     Args:
         label_key: key of the label (C, H, W, D).
-        image_key: voxels count as background, or as any class, only where this image is brighter than the threshold.
+        image_key: key of an image. Voxels count as background, or as any class, only where it exceeds the threshold.
         image_threshold: the threshold.
-        num_classes: classes of a label of one channel; None: foreground and background.
+        num_classes: number of classes of a label with one channel; None: foreground and background.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class PlaneCountsd(MapTransform):
 
 
 class CountedCropByPosNegLabeld(RandCropByPosNegLabeld):
-    """MONAI's RandCropByPosNegLabeld with what :class:`PlaneCountsd` has counted: for a seed, the same crops.
+    """MONAI's RandCropByPosNegLabeld, with the same crops for a seed, based on the counts of :class:`PlaneCountsd`.
 
-    Without the counts it searches, as MONAI's does. Crops are copies, so that nothing done to them reaches a cache.
+    Without the counts, it searches the label as MONAI does. Crops are copies, so that changing them never changes a
+    cache.
 
     Args:
         settings: arguments of RandCropByPosNegLabeld, without keys of indices.
@@ -89,9 +91,10 @@ class CountedCropByPosNegLabeld(RandCropByPosNegLabeld):
 
 
 class CountedCropByLabelClassesd(RandCropByLabelClassesd):
-    """MONAI's RandCropByLabelClassesd with what :class:`PlaneCountsd` has counted: for a seed, the same crops.
+    """MONAI's RandCropByLabelClassesd, with the same crops for a seed, based on the counts of :class:`PlaneCountsd`.
 
-    Without the counts it searches, as MONAI's does. Crops are copies, so that nothing done to them reaches a cache.
+    Without the counts, it searches the label as MONAI does. Crops are copies, so that changing them never changes a
+    cache.
 
     Args:
         settings: arguments of RandCropByLabelClassesd, without a key of indices.
@@ -122,7 +125,7 @@ COUNTED_CROPS = (CountedCropByLabelClassesd, CountedCropByPosNegLabeld)
 
 
 class _Volume:
-    """A label, and the image that limits it, where MONAI looks for the voxels of each kind."""
+    """Label and the image that limits it, in which MONAI finds the voxels of each kind."""
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class _Volume:
         self.plane_size = self.label[0, 0].numel()
 
     def indices(self, plane: slice = _ALL_PLANES) -> list[torch.Tensor]:
-        """Flat indices of each kind in some planes, counted from the first of these."""
+        """Return the flat indices of each kind in some planes, relative to the first of these planes."""
         label = self.label[:, plane]
         image = None if self.image is None else self.image[:, plane]
         found: Sequence[Any]
@@ -149,12 +152,12 @@ class _Volume:
         return [torch.as_tensor(indices) for indices in found]
 
     def counted(self, counts: torch.Tensor) -> list[_Indices]:
-        """Indices of each kind in the whole volume, by its counts."""
+        """Return the indices of each kind in the whole volume, given its counts."""
         return [_Indices(self, kind, of_kind) for kind, of_kind in enumerate(counts)]
 
 
 class _Indices:
-    """What MONAI takes for a list of flat indices, found when asked for."""
+    """Stand-in for MONAI's list of flat indices that finds each index when it is asked for."""
 
     def __init__(self, volume: _Volume, kind: int, counts: torch.Tensor) -> None:
         self.volume, self.kind, self.counts = volume, kind, counts
@@ -171,7 +174,7 @@ class _Indices:
                 "PlaneCountsd and the crop must have the same image_key, image_threshold and num_classes, "
                 f"got {int(self.counts[plane])} voxels where the crop finds {len(found)}"
             )
-        return found[number - int(self.ends[plane])] + plane * self.volume.plane_size  # from the plane's end
+        return found[number - int(self.ends[plane])] + plane * self.volume.plane_size  # index from the plane's end
 
 
 def _copied(crops: list[dict[Hashable, Any]], keys: Any) -> list[dict[Hashable, Any]]:

@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""The labelled data sets of the bundles by name: layout, labels, and the split in common use."""
+"""Labelled data sets of the bundles by name: layout, labels, and the split in common use."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["DATASETS", "LabelledDataset", "dataset_of", "find_cases", "holds_hou
 
 @dataclass(frozen=True)
 class LabelledDataset:
-    """What is known of a data set before its files are opened.
+    """Properties of a data set that are known before its files are opened.
 
     Attributes:
-        read: lists the cases of a folder.
-        label_names: names by label value; None: the folder's dataset.json tells.
-        modalities: sequences of one case; empty where images have one channel.
-        standard_validation: how the validation cases of the split that publications use end; ``fold: standard``.
+        read: function that lists the cases of a folder.
+        label_names: names by label value; None: taken from the folder's dataset.json.
+        modalities: sequences of one case; empty if images have one channel.
+        standard_validation: endings of the validation cases in the split that publications use (``fold: standard``).
         zero_background: whether voxels outside the body must be 0.
-        hounsfield: whether images hold HU; None: the folder's dataset.json tells.
-        subject_of: the subject that a case is of, by its id; default: each case is one.
+        hounsfield: whether images hold HU; None: taken from the folder's dataset.json.
+        subject_of: function from the id of a case to its subject; default: each case is a subject.
     """
 
     read: Callable[..., Found]
@@ -49,10 +49,10 @@ class LabelledDataset:
 
 
 def _side_of_one_head(case_id: str) -> str:
-    """Subject of a case of MSD Hippocampus: cases 2 k - 1 and 2 k are the two sides of one head.
+    """Return the subject of a case of MSD Hippocampus: cases 2 k - 1 and 2 k are the two sides of one head.
 
-    No document of the data set says so; the intensities do. Of 52 such pairs all have one scanner's scaling, of other
-    neighbors a quarter.
+    No document of the data set says so, but the intensities show it. In all of 52 such pairs, both cases have the
+    scaling of one scanner. Of other neighbouring cases, this holds for a quarter.
     """
     name, _, number = case_id.rpartition("_")
     return f"{name}_subject_{(int(number) + 1) // 2:03d}" if number.isdigit() else case_id
@@ -85,7 +85,7 @@ DATASETS = {
 
 
 def dataset_of(name: str) -> LabelledDataset:
-    """Look a data set up; any other name that starts with ``msd_`` stands for a folder in MSD's layout.
+    """Look up a data set. Any other name that starts with ``msd_`` stands for a folder in MSD's layout.
 
     Raises:
         ValueError: when the name is unknown.
@@ -98,7 +98,7 @@ def dataset_of(name: str) -> LabelledDataset:
 
 
 def label_names(dataset: str, dataset_dir: str | Path) -> dict[int, str]:
-    """Names by label value, background included; of another task of MSD they stand in the folder's dataset.json.
+    """Return names by label value, background included. For other tasks of MSD, they are read from dataset.json.
 
     Raises:
         ValueError: when the data set is unknown, or dataset.json has no labels.
@@ -107,13 +107,13 @@ def label_names(dataset: str, dataset_dir: str | Path) -> dict[int, str]:
 
 
 def holds_hounsfield(dataset: str, dataset_dir: str | Path) -> bool:
-    """Whether the images of a data set hold HU; of another task of MSD its dataset.json tells."""
+    """Return whether the images of a data set hold HU. For other tasks of MSD, dataset.json says so."""
     known = dataset_of(dataset).hounsfield
     return known if known is not None else dataset_json.is_ct(Path(dataset_dir))
 
 
 def find_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None = None) -> Found:
-    """List the complete cases of a folder, what is wrong with the others, and what its dataset.json says otherwise.
+    """List the complete cases of a folder, what is wrong with the others, and how its dataset.json disagrees.
 
     Args:
         dataset: name of the data set, see :func:`dataset_of`.
@@ -121,7 +121,7 @@ def find_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] 
         modalities: sequences to use, for a data set that has several; None: all.
 
     Raises:
-        ValueError: when the data set is unknown, has no modalities to choose from, or two files bear one name.
+        ValueError: when the data set is unknown or has no modalities to choose from, or two files have the same name.
         FileNotFoundError: when the folder, or a part of its layout, does not exist.
     """
     known, root = dataset_of(dataset), Path(dataset_dir)
@@ -140,7 +140,7 @@ def find_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] 
 
 
 def read_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None = None) -> list[Case]:
-    """List the labelled cases of a data set, image and label paired by case id; arguments as of :func:`find_cases`.
+    """List the labelled cases of a data set. Image and label are paired by case id. Arguments as in :func:`find_cases`.
 
     Returns:
         Dictionaries with ``case_id``, ``image`` and ``label``, sorted by case id.

@@ -11,8 +11,8 @@
 
 """DICOM series: which files of a folder are DICOM, and whether their slices make one volume.
 
-ITK sorts a series by position only where no two slices share one. Otherwise it sorts by number or by name, and MONAI
-reads a volume of shuffled slices without a word. ITK also spaces slices evenly, whatever their positions are.
+ITK sorts a series by position only if no two slices have the same position. Otherwise it sorts by number or by name,
+and MONAI reads a volume of shuffled slices without a warning. ITK also spaces slices evenly, whatever their positions.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ import numpy as np
 
 __all__ = ["SHIFT_TOLERANCE", "STEP_TOLERANCE", "Slice", "is_dicom", "require_even_stack", "series_files", "slice_of"]
 
-#: Share of the usual step by which the step between two slices may differ from it; see also STEP_ROUNDING.
+#: Largest difference of the step between two slices from the usual step, as a share of it; see also STEP_ROUNDING.
 STEP_TOLERANCE = 0.1
 STEP_ROUNDING = 0.12  # mm: some scanners write positions with one digit
-#: Millimetres that a slice may lie beside the line through the first one along the normal.
+#: Largest distance of a slice from the line through the first slice along the normal, in mm.
 SHIFT_TOLERANCE = 1.0
 SAME_PLACE = 0.01  # mm
-SAME_PLANE = 1e-3  # of the parts of a direction, and of the size of a pixel in mm
+SAME_PLANE = 1e-3  # tolerance of direction cosines, and of the pixel size in mm
 _PREAMBLE = 128  # bytes before the letters DICM
 _NO_IMAGES = ("SEG", "RTDOSE")
 
 
 class Slice(NamedTuple):
-    """What the header of one file says.
+    """Geometry of one slice, from the header of its file.
 
     Attributes:
         name: name of the file.
-        modality: such as CT or MR; empty where it is not told.
-        position: of the first voxel, mm.
-        plane: directions of rows, columns and normal, and the size of a pixel in mm.
+        modality: such as CT or MR; empty if the header does not give it.
+        position: position of the first voxel, mm.
+        plane: directions of rows, columns and normal, and the pixel size in mm.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Slice(NamedTuple):
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by the suffix .dcm, or by the letters DICM after 128 bytes.
+    """Return whether a file is DICOM, by the suffix .dcm or by the letters DICM after 128 bytes.
 
-    Hidden files and the table of contents of a disc, DICOMDIR, are not.
+    Hidden files do not count, nor does DICOMDIR, the table of contents of a disc.
     """
     if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
         return False
@@ -72,18 +72,18 @@ def is_dicom(path: Path) -> bool:
 
 
 def series_files(folder: str | Path) -> list[str]:
-    """Files of the series in a folder, as ITK sorts them and MONAI reads them.
+    """Return the files of the series in a folder, in the order in which ITK sorts and MONAI reads them.
 
     Raises:
-        ValueError: when the folder holds something else than regular files, several series, or DICOM files that ITK
-            passes over.
+        ValueError: when the folder holds entries such as pipes, does not hold exactly one series, or holds DICOM files
+            that ITK skips.
     """
     # importing ITK takes seconds, and most users have no DICOM
     import itk
 
     entries = sorted(Path(folder).iterdir())
     for entry in entries:
-        if not (entry.is_file() or entry.is_dir()):  # a reader would wait for a pipe
+        if not (entry.is_file() or entry.is_dir()):  # reading a pipe would hang
             raise ValueError(f"a folder of DICOM files must hold regular files, got {entry.name} in {folder}")
     names = itk.GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(True)
@@ -96,7 +96,7 @@ def series_files(folder: str | Path) -> list[str]:
             f"a folder must hold one DICOM series, got {len(series)}{f': {parts}' if parts else ''}; "
             "give each series a folder of its own (they differ in UID, number, date, slice thickness or size)"
         )
-    # ITK passes over what it cannot read, and the volume would lack these slices
+    # ITK skips what it cannot read, and the volume would lack these slices
     others = sorted({e.name for e in entries if is_dicom(e)} - {Path(name).name for name in series[0]})
     if others:
         some = ", ".join(others[:5])
@@ -107,7 +107,7 @@ def series_files(folder: str | Path) -> list[str]:
 
 
 def slice_of(path: str, reader: Any) -> Slice:
-    """Geometry of a slice by an ITK ImageIO that has read its header."""
+    """Return the geometry of a slice from an ITK ImageIO that has read its header."""
     found, modality = reader.GetMetaDataDictionary(), "0008|0060"
     rows, columns = (np.array(reader.GetDirection(axis), dtype=float)[:3] for axis in range(2))
     pixel = [reader.GetSpacing(axis) for axis in range(2)]
@@ -120,13 +120,13 @@ def slice_of(path: str, reader: Any) -> Slice:
 
 
 def require_even_stack(slices: Sequence[Slice]) -> None:
-    """Refuse slices that ITK would put elsewhere than where they lie.
+    """Refuse slices that ITK would not place at their true positions.
 
     Args:
-        slices: in the order in which ITK reads them.
+        slices: slices in the order in which ITK reads them.
 
     Raises:
-        ValueError: names the files and their positions along the normal of the slices.
+        ValueError: when slices are refused; names the files and their positions along the normal of the slices.
     """
     first = slices[0]
     if first.modality in _NO_IMAGES:
@@ -158,7 +158,7 @@ def require_even_stack(slices: Sequence[Slice]) -> None:
 
 
 def _require_single(slices: Sequence[Slice], heights: np.ndarray) -> None:
-    """One slice at each position."""
+    """Require one slice at each position."""
     group = np.concatenate([[0], np.cumsum(np.diff(heights) > SAME_PLACE)])
     counts = Counter(group.tolist())
     repeated = [position for position, count in counts.items() if count > 1]
@@ -179,7 +179,7 @@ def _require_single(slices: Sequence[Slice], heights: np.ndarray) -> None:
 
 
 def _require_even(slices: Sequence[Slice], heights: np.ndarray) -> None:
-    """Equal steps: no slice is missing."""
+    """Require equal steps between slices, so that none is missing."""
     steps = np.diff(heights)
     usual = float(np.median(steps))
     tolerance = max(STEP_ROUNDING, STEP_TOLERANCE * usual)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pre-processed volumes on disk, which every fold, fraction and run with the same pre-processing shares."""
+"""Cache of pre-processed volumes on disk, shared by all folds, fractions and runs with the same pre-processing."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ logger = logging.getLogger(__name__)
 
 
 class DiskCache(PersistentDataset):
-    """MONAI's PersistentDataset for several runs at once, of which each reads only the voxels that it needs.
+    """MONAI's PersistentDataset, made safe for several runs at once and reading only the voxels that are needed.
 
-    An entry belongs to an item, the state of its files and the deterministic transforms. MONAI writes an entry across
-    file systems into its place, where another run finds half of it and stops; here it is complete or not there at all,
-    and a truncated one is made anew. An item is the same, plain tensors, whether it was there or not, so that both go
-    into one batch. Entries are mapped into memory: a crop reads its own pages. Where nothing can be written, the run
-    goes on without what it could not keep.
+    An entry belongs to an item, the state of its files and the deterministic transforms. MONAI moves an entry into its
+    place, and across file systems another run can find half of it and stop. Here, an entry is either complete or
+    absent, and a truncated one is made anew. An item has the same plain tensors whether or not it was cached, so that
+    both kinds fit into one batch. Entries are mapped into memory, so that a crop reads only its own pages. If an entry
+    cannot be written, the run goes on without it.
 
     Args:
         data: items to load.
-        transform: deterministic transforms first, then random ones; a copy is used.
-        cache_dir: folder of the entries; made if missing.
+        transform: deterministic transforms first, then random ones. A copy is used.
+        cache_dir: folder of the entries, which is created if it is missing.
     """
 
     def __init__(self, data: Sequence[Mapping[str, Any]], transform: Compose, cache_dir: str | Path) -> None:
-        # a copy: MONAI's readers change when they read, and with them the hash that the next data set would take
+        # a copy, since MONAI's readers change when they read, and the next data set would hash them differently
         super().__init__(data, deepcopy(transform), cache_dir, hash_func=hash_item, hash_transform=pickle_hashing)
         self.folder = Path(cache_dir)
         self.told = False
@@ -73,20 +73,20 @@ class DiskCache(PersistentDataset):
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """An entry, its tensors mapped; None where there is none that can be used."""
+    """Return an entry with its tensors mapped into memory, or None if there is no usable one."""
     try:
         return torch.load(path, weights_only=True, mmap=True)
     except FileNotFoundError:
         return None
-    except (pickle.UnpicklingError, RuntimeError, EOFError):  # not what we wrote, or cut off
+    except (pickle.UnpicklingError, RuntimeError, EOFError):  # not written here, or truncated
         warnings.warn(f"Corrupt cache file, made anew: {path}", stacklevel=2)
         return None
 
 
 def hash_item(item: Mapping[str, Any]) -> bytes:
-    """Hash of an item that changes with the files it names, so that a replaced file is never served from the cache.
+    """Hash an item so that the hash changes with its files, and a replaced file is never served from the cache.
 
-    A file counts by its resolved path: data found through a relative path or a link share what is cached.
+    Files count by their resolved paths, so that relative paths and links to the same data share entries.
     """
     parts = []
     for key in sorted(item):

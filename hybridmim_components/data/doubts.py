@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""What is unusual about a volume that can be read: a warning with the value and the usual range, never a refusal."""
+"""Warnings about readable volumes that are unusual, with the value and the usual range. No volume is refused."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _MOST_LINES = 20
 
 
 class Usual(NamedTuple):
-    """The range of a value that needs no second look."""
+    """Range of usual values, which cause no warning."""
 
     low: float
     high: float
     unit: str
 
     def doubt(self, what: str, values: Iterable[float], why: str = "") -> Iterator[str]:
-        """A text if any of the values lies outside of the range."""
+        """Yield a text if any of the values lies outside the range."""
         values = [float(value) for value in values]
         if not all(self.low <= value <= self.high for value in values):
             got = " x ".join(f"{value:.3g}" for value in values)
@@ -53,18 +53,18 @@ SOFT_TISSUE = Usual(2, 99, "%")
 BACKGROUND = Usual(5, 98, "%")
 EMPTY_SLICES = Usual(0, 25, "%")
 FOREGROUND = Usual(0.0001, 50, "%")
-_AIR_HU = (-1500, -500)  # below it lies padding
+_AIR_HU = (-1500, -500)  # lower values are padding
 _SOFT_HU = (-200, 200)
-_RIGHT_ANGLE = 0.02  # cosine, of 89 degrees
+_RIGHT_ANGLE = 0.02  # cosine of 89 degrees
 
 
 def doubts_of_image(image: MetaTensor, files: Sequence[str], rules: VolumeRules) -> list[str]:
-    """What is unusual about an image.
+    """List what is unusual about an image.
 
     Args:
         image: (C, H, W, D) in RAS, as :func:`.read_volume` returns it.
-        files: those that it was read from.
-        rules: what an image must be; of CT the values are looked at as HU.
+        files: files that the image was read from.
+        rules: requirements on the image. The values of CT are checked as HU.
 
     Returns:
         One text for each doubt, without the file's name.
@@ -83,13 +83,13 @@ def doubts_of_image(image: MetaTensor, files: Sequence[str], rules: VolumeRules)
 
 
 def doubts_of_label(label: MetaTensor) -> list[str]:
-    """What is unusual about a label, as :func:`.check_label` returns it."""
+    """List what is unusual about a label that :func:`.check_label` has returned."""
     share = 100 * float(np.count_nonzero(np.asarray(label))) / label.numel()
     return list(FOREGROUND.doubt("share of labelled voxels", [share]))
 
 
 def warn_of(doubts: Sequence[str]) -> None:
-    """Log doubts, each with what it is about, as one warning; of many the first ones."""
+    """Log doubts as one warning, and only the first ones if there are many. Each must name what it is about."""
     if doubts:
         more = [f"and {len(doubts) - _MOST_LINES} more"] if len(doubts) > _MOST_LINES else []
         logger.warning("Unusual, and used all the same:\n  %s", "\n  ".join([*doubts[:_MOST_LINES], *more]))
@@ -116,7 +116,7 @@ def _doubts_of_axes(directions: np.ndarray) -> Iterator[str]:
 
 
 def _doubts_of_header(name: str) -> Iterator[str]:
-    """What a NIfTI header leaves open about orientation."""
+    """Yield what a NIfTI header leaves open about the orientation."""
     if not name.lower().endswith((".nii", ".nii.gz")):
         return
     header = cast(nib.Nifti1Header, nib.load(name).header)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Download of a task of the Medical Segmentation Decathlon that goes on where it broke off."""
+"""Resumable download of a task of the Medical Segmentation Decathlon."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ __all__ = ["MSD_TASKS", "download_msd"]
 logger = logging.getLogger(__name__)
 
 MSD_TASKS = tuple(DecathlonDataset.resource)
-_ATTEMPTS = 5  # in a row that bring nothing
-_PAUSE = 1.0  # seconds before the next attempt, doubled with each that brings nothing
+_ATTEMPTS = 5  # in a row without progress
+_PAUSE = 1.0  # seconds before the next attempt, doubled with each one without progress
 _TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
 _PASSING = (408, 429, 500, 502, 503, 504)
 
 
 class _BrokenOffError(Exception):
-    """The connection or the server failed in a way that may pass."""
+    """Failure of the connection or the server that may be temporary."""
 
 
 def download_msd(
@@ -54,25 +54,26 @@ def download_msd(
 ) -> Path:
     """Download and unpack a task of the Medical Segmentation Decathlon, http://medicaldecathlon.com.
 
-    An interrupted download goes on where it broke off when it is called again, and the task's folder appears only when
-    it is complete: whoever finds it may use it. MONAI's ``download_url`` starts from zero each time. One call at a time
-    may write to ``output_dir``.
+    A second call continues an interrupted download, whereas MONAI's ``download_url`` starts from zero each time. The
+    task's folder appears only when it is complete, so that any program that finds it may use it. Only one call at a
+    time may write to ``output_dir``.
 
     Args:
         task: such as ``"Task09_Spleen"``, ``"msd_spleen"`` or ``"spleen"``.
-        output_dir: the folder ``TaskXX_Name`` is made in it. An archive ``TaskXX_Name.tar`` that lies there is used.
-        url: http or https address of the archive; None: MONAI's, which is that of MSD's publishers on AWS.
-        md5: checksum of the archive; None: MONAI's, so that a mirror must serve the very same file. MSD's publishers
-            give no other.
-        sha256: checksum that is checked instead, unless ``md5`` is given too. The log tells it of each archive, for the
-            next time.
+        output_dir: folder in which the folder ``TaskXX_Name`` is created. If it holds the archive ``TaskXX_Name.tar``,
+            that archive is used.
+        url: http or https address of the archive; None: MONAI's, which is the one of MSD's publishers on AWS.
+        md5: checksum of the archive; None: MONAI's, so that a mirror must serve the same file. MSD's publishers give no
+            other checksum.
+        sha256: checksum that is checked instead of MONAI's, or together with ``md5`` if both are given. The log shows
+            the sha256 of each archive, for the next time.
 
     Returns:
-        The task's folder. If it was there already, nothing is done.
+        The task's folder. If it exists already, nothing is done.
 
     Raises:
-        ValueError: when the task is unknown, ``url`` is not http(s), or the archive is damaged, unsafe or another.
-        OSError: when the server refuses, the connection fails again and again, or the disk is too small.
+        ValueError: when the task is unknown, ``url`` is not http(s), or the archive is damaged, unsafe or another one.
+        OSError: when the server refuses, the connection keeps failing, or the disk is too small.
     """
     name = _task_name(task)
     source = url or DecathlonDataset.resource[name]
@@ -136,7 +137,7 @@ def _require_space(folder: Path, size: int) -> None:
 
 
 def _download(url: str, part: Path) -> None:
-    """Fetch a file to ``part``, continuing what is there; gives up after attempts that all brought nothing new."""
+    """Download a file to ``part`` and continue what is there. Gives up after several attempts without progress."""
     most, failures = _size(part), 0
     while True:
         try:
@@ -160,7 +161,7 @@ def _size(part: Path) -> int:
 
 
 class _HTTPOnly(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection to ftp, as urllib would."""
+    """Redirect handler that refuses ftp, which urllib would follow."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
         _require_http(newurl)
@@ -168,7 +169,7 @@ class _HTTPOnly(urllib.request.HTTPRedirectHandler):
 
 
 def _fetch_rest(url: str, part: Path) -> None:
-    """One request for the bytes that ``part`` lacks."""
+    """Make one request for the bytes that ``part`` lacks."""
     have = _size(part)
     response = _open(url, part)
     if response is None:
@@ -179,14 +180,14 @@ def _fetch_rest(url: str, part: Path) -> None:
             part.unlink(missing_ok=True)
             raise _BrokenOffError(f"the server sent bytes from {start} when asked for those from {have}")
         if total is not None:
-            # as much again for what it unpacks to: MSD's images are compressed already, its archives are plain tar
+            # twice the size, since plain tar of compressed images unpacks to as much again
             _require_space(part.parent, 2 * total - have)
         logger.info("Downloading %s from byte %d of %s", url, start, "an unknown number" if total is None else total)
         _copy(response, part, start, total)
 
 
 def _open(url: str, part: Path) -> http.client.HTTPResponse | None:
-    """Ask for what ``part`` lacks; None when the server says that nothing is left."""
+    """Request what ``part`` lacks. Returns None if the server says that nothing is left."""
     have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -203,7 +204,7 @@ def _open(url: str, part: Path) -> http.client.HTTPResponse | None:
 
 
 def _require_not_longer(part: Path, content_range: str) -> None:
-    # a server that does not tell the length leaves the verdict to the checksum
+    # if the server does not tell the length, the checksum decides
     whole = re.fullmatch(r"bytes \*/(\d+)", content_range)
     if whole and _size(part) > int(whole[1]):
         part.unlink()
@@ -211,7 +212,7 @@ def _require_not_longer(part: Path, content_range: str) -> None:
 
 
 def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """First byte of a response and length of the whole file; -1 is a range that cannot be read."""
+    """Return the first byte of a response and the length of the whole file. -1 stands for an unreadable range."""
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         length = response.headers.get("Content-Length")
         return 0, None if length is None else int(length)
@@ -225,7 +226,7 @@ def _copy(response: http.client.HTTPResponse, part: Path, start: int, total: int
     with part.open("ab" if start else "wb") as file, bar:
         while total is None or have < total:
             try:
-                # read() would drop what came before an error
+                # read() would lose what came before an error
                 chunk = response.read1(_CHUNK)
             except (OSError, http.client.HTTPException) as error:
                 raise _BrokenOffError(str(error) or type(error).__name__) from error
@@ -258,7 +259,7 @@ def _verify(path: Path, expected: Mapping[str, str]) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    """Unpack beside ``folder`` and rename, so that an interrupted extraction is never taken for a data set."""
+    """Unpack beside ``folder`` and rename, so that an interrupted extraction never looks like a data set."""
     temporary = folder.with_name(f".{folder.name}.extracting")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Refusing a volume by its header, before what it claims is allocated or anything outside its folder is read."""
+"""Checks of a volume's header, before what it claims is allocated or anything outside its folder is read."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from hybridmim_components.data.nifti_header import DEFLATE_RATIO, claimed_voxels
 
 __all__ = ["MAX_GIB", "check_header"]
 
-#: Memory that a volume may take as float32: 2048 slices of 1024 x 1024 voxels, 4 to 16 times a common CT.
+#: Most memory that a volume may take as float32: 2048 slices of 1024 x 1024 voxels, 4 to 16 times a common CT.
 MAX_GIB = 8.0
 _ITK_FORMATS = {".mhd": "MetaImageIO", ".mha": "MetaImageIO", ".nrrd": "NrrdImageIO"}
-_TEXT_LIMIT = 1 << 20  # bytes of a MetaImage's or NRRD's header in text
+_TEXT_LIMIT = 1 << 20  # bytes that the text header of a MetaImage or NRRD file may have
 _DATA_FILE = re.compile(rb"^\s*ElementDataFile\s*[=:]\s*(.*?)\s*$", re.MULTILINE)
 _NUM_DIMS = re.compile(rb"^\s*NDims\s*[=:]\s*(\S*)", re.MULTILINE)
 _DETACHED = re.compile(rb"^\s*data ?file\s*:", re.MULTILINE | re.IGNORECASE)
 
 
 def check_header(path: str, max_gib: float = MAX_GIB) -> None:
-    """Refuse a file or DICOM series that cannot be what its header claims, or is larger than it may be.
+    """Refuse a file or DICOM series that cannot be what its header claims, or that is too large.
 
     Args:
         path: .nii, .nii.gz, .mhd, .mha or .nrrd file, or the folder of a DICOM series.
-        max_gib: memory that the volume may take as float32, in GiB; never more than the machine has.
+        max_gib: most memory that the volume may take as float32, in GiB; never more than the machine has.
 
     Raises:
-        Exception: a reader's own, or a ValueError that names rule and value; the caller names the file.
+        Exception: a reader's own error, or a ValueError that names rule and value. The caller must name the file.
     """
     file = Path(path)
     suffix = file.suffix.lower()
@@ -75,7 +75,7 @@ def _text_of(file: Path) -> bytes:
 
 
 def _require_data_beside(file: Path) -> None:
-    """A MetaImage's voxels lie in it or in one file beside it: no path, list or pattern leads elsewhere."""
+    """Require that a MetaImage's voxels lie in it or in one file beside it, and refuse paths, lists and patterns."""
     text = _text_of(file)
     named = [os.fsdecode(name) for name in _DATA_FILE.findall(text)]
     if not named:
@@ -83,7 +83,7 @@ def _require_data_beside(file: Path) -> None:
     dims = _NUM_DIMS.search(text)
     if dims is None or dims[1] not in (b"2", b"3", b"4"):
         raise ValueError(f"NDims must be 2 to 4, got {os.fsdecode(dims[1]) if dims else None!r:.80}")
-    # a MetaImage that holds its voxels may hold such a line among them, too
+    # only the first one counts, since the voxels in a MetaImage may contain such a line too
     name = named[0]
     if name.upper() == "LOCAL":
         return
@@ -99,8 +99,8 @@ def _require_own_data(file: Path) -> None:
 
 
 def _itk_reader(path: str, expected: str) -> Any:
-    """ITK's reader of a file, which has read its header."""
-    # importing ITK takes seconds, and most users have NIfTI alone
+    """Return ITK's reader of a file, after it has read the header."""
+    # importing ITK takes seconds, and most users have only NIfTI
     import itk
 
     reader: Any = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
@@ -112,13 +112,13 @@ def _itk_reader(path: str, expected: str) -> Any:
 
 
 def _claimed_voxels(reader: Any, path: str) -> int:
-    """Voxels by the header of a file that ITK reads, over all components."""
+    """Return the number of voxels by a header that ITK has read, over all components."""
     shape = [int(reader.GetDimensions(axis)) for axis in range(reader.GetNumberOfDimensions())]
     voxels = prod(shape) * int(reader.GetNumberOfComponents())
     if voxels < 1:
         raise ValueError(f"dimensions must be positive, got {shape}")
     held = sum(file.stat().st_size for file in _files_of(Path(path))) * DEFLATE_RATIO
-    # no format that is read here packs more, but for DICOM's lossy ones
+    # only DICOM's lossy formats compress more than deflate
     if reader.GetNameOfClass() != "GDCMImageIO" and voxels * int(reader.GetComponentSize()) > held:
         raise ValueError(
             f"the header claims the shape {shape}, which must be at most {held} bytes in files of this size"

@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""Reading every volume once before training, and remembering what was found."""
+"""Inspection of every volume once before training, with a cache of the results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from hybridmim_components.files import file_state, read_json_object, write_text
 __all__ = ["inspect_volumes"]
 
 logger = logging.getLogger(__name__)
-_Pair = tuple[tuple[str, ...], str]  # files of the image, and of its label or ""
+_Pair = tuple[tuple[str, ...], str]  # files of the image, and the file of its label or ""
 _Found = tuple[list[str], list[str]]  # fingerprints, and doubts
 _UNUSABLE = "{} of {} volume(s) cannot be used:\n  {}"
 
@@ -44,22 +44,22 @@ def inspect_volumes(
     rules: VolumeRules | None = None,
     skip_unreadable: bool = False,
 ) -> dict[tuple[str, ...], list[str]]:
-    """Read the image of every item, and its label, before hours are spent, and fingerprint the image.
+    """Read image and label of every item before a long run, and fingerprint the image.
 
-    What is unusual about one, see :mod:`.doubts`, is logged as a warning.
+    Anything unusual is logged as a warning, see :mod:`.doubts`.
 
     Args:
-        data: items with ``image`` (a path, or one per modality) and, where there is one, ``label``.
-        cache_file: JSON file that remembers what was read, by path, size and time of change.
+        data: items with ``image`` (a path, or one per modality) and, if there is one, ``label``.
+        cache_file: JSON file that keeps the results, by path, size and modification time.
         num_workers: number of threads.
-        rules: what the volumes must be; default: one channel and any label.
-        skip_unreadable: log the unusable ones and leave them out, instead of raising.
+        rules: requirements on the volumes; default: one channel and any label.
+        skip_unreadable: log unusable volumes and leave them out, instead of raising.
 
     Returns:
-        Fingerprints, one per channel, by the files of the image, see :func:`.volumes.image_files`.
+        Fingerprints of each image, one per channel, by its files, see :func:`.volumes.image_files`.
 
     Raises:
-        ValueError: names every unusable file and what is wrong with it.
+        ValueError: when volumes are unusable; names every such file and what is wrong with it.
     """
     if idist.get_rank() > 0 and cache_file is not None:
         idist.barrier()  # rank 0 reads for all
@@ -105,7 +105,7 @@ def _inspect_all(
 
 
 def _inspect(rules: VolumeRules, pair: _Pair) -> tuple[_Found, str]:
-    """Fingerprints of the image's channels and doubts, or what is wrong with it or its label."""
+    """Return the fingerprints of the image's channels and the doubts, or what is wrong with image or label."""
     files, label = pair
     try:
         image = read_volume(files, rules=rules)
@@ -131,7 +131,7 @@ def _read_cache(cache_file: str | Path | None) -> dict[str, Any]:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether it holds the states of files, fingerprints and doubts."""
+    """Return whether an entry of the cache holds states of files, fingerprints and doubts."""
     if not isinstance(entry, list) or len(entry) != 3 or not all(isinstance(part, list) for part in entry[1:]):
         return False
     return bool(entry[1]) and all(isinstance(text, str) for text in (*entry[1], *entry[2]))

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The data lists that the configs name: fine-tuning cases, and the volumes that pre-training may see."""
+"""Data lists for the configs: fine-tuning cases, and the volumes that pre-training may see."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def finetuning_lists(
     modalities: Sequence[str] | None = None,
     test_dir: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Labelled cases of ``training`` and ``validation``, see :func:`.datasets.read_cases` and :func:`.split_cases`.
+    """List the cases of ``training`` and ``validation``, see :func:`.datasets.read_cases` and :func:`.split_cases`.
 
     Args:
         dataset: name of the labelled data set.
-        dataset_dir: its folder.
-        fold: which cases validate.
+        dataset_dir: folder of the data set.
+        fold: which cases to validate on.
         label_fraction: share of the training cases to keep.
         split_seed: seed of the split.
         modalities: sequences to use, for a data set that has several; None: all.
-        test_dir: folder in the layout of the data set: all of its cases are ``validation``, and nothing else is read.
+        test_dir: folder in the layout of the data set. All of its cases are ``validation``, and nothing else is read.
 
     Returns:
         Two lists of dictionaries with ``case_id``, ``image`` and ``label``.
@@ -71,31 +71,32 @@ def pretraining_lists(
     skip_unreadable: bool = False,
     store: PreparedStore | None = None,
 ) -> dict[str, Any]:
-    """Volumes of ``training`` and ``validation`` for pre-training.
+    """List the volumes of ``training`` and ``validation`` for pre-training.
 
-    They are the images of the fold's training cases and everything in ``unlabelled_dirs`` but files that are the
-    fold's held-out cases. Pre-training's own validation volumes are held out from these: a third, disjoint set.
+    These are the images of the fold's training cases and all volumes in ``unlabelled_dirs``, except files that are
+    held-out cases of the fold. Pre-training holds out its own validation volumes from these, as a third, disjoint set.
 
     Args:
         dataset: name of the labelled data set.
-        dataset_dir: its folder; None or empty: only ``unlabelled_dirs`` are used.
+        dataset_dir: folder of the data set; None or empty: only ``unlabelled_dirs`` are used.
         unlabelled_dirs: one folder or several, see :func:`.find_volumes`.
-        fold: the fold that fine-tuning will use; its validation cases are never seen.
-        val_fraction: share of the volumes that validates pre-training.
+        fold: the fold that fine-tuning will use. Its validation cases are never seen.
+        val_fraction: share of the volumes to validate pre-training on.
         split_seed: seed of both splits.
         modalities: sequences to use, for a data set that has several; None: all.
-        skip_unreadable: leave out what :func:`.find_volumes` refuses, and log it.
-        store: take all volumes from this store; of the data set only the cases to hold out are then used.
+        skip_unreadable: log what :func:`.find_volumes` refuses and leave it out, instead of raising.
+        store: take all volumes from this store. The data set then only provides the cases to hold out.
 
     Returns:
         Lists of dictionaries with ``image`` (a path, or one per modality) and, for ``training`` and ``validation``,
-        ``volume`` (a number). ``held_out`` are the images of the fold's validation cases, which
-        :func:`.preflight.check_pretraining` compares with the others: a renamed copy in ``unlabelled_dirs`` would be a
-        leak. With ``store``, ``pool`` takes the place of the first two: they are split when it is known which of its
-        volumes are held-out cases.
+        ``volume`` (a number). ``held_out`` lists the images of the fold's validation cases.
+        :func:`.preflight.check_pretraining` compares them with the others, since a renamed copy in ``unlabelled_dirs``
+        would be a leak. With ``store``, ``pool`` takes the place of ``training`` and ``validation``. The pool is split
+        when it is known which of its volumes are held-out cases.
 
     Raises:
-        ValueError: when no folder is given, both ``store`` and ``unlabelled_dirs`` are, or an argument is out of range.
+        ValueError: when no folder is given, when both ``store`` and ``unlabelled_dirs`` are given, or when an argument
+            is out of range.
     """
     if store is not None and unlabelled_dirs:
         raise ValueError(
@@ -113,7 +114,7 @@ def pretraining_lists(
         images = {i: cases[i] for i in split.training}
     held_out_items = [{"image": image} for image in held_out]
     if store is not None:
-        from hybridmim_components.store import StoredPool  # it needs this package itself
+        from hybridmim_components.store import StoredPool  # here, since it imports this package
 
         return {"pool": StoredPool(store, val_fraction, split_seed), "held_out": held_out_items}
     known = {path for image in (*held_out, *images.values()) for path in image_files(image)}
@@ -123,7 +124,7 @@ def pretraining_lists(
             images[name] = image
             known.update(image_files(image))
     own = hold_out(list(images), val_fraction, split_seed)
-    # from the name alone: a further volume leaves the others their numbers, and so their validation masks
+    # numbers follow from names, so that a further volume does not change the validation masks of the others
     number = {i: int(hashlib.sha256(i.encode()).hexdigest()[:12], 16) for i in images}
     return {
         "training": [{"image": images[i], "volume": number[i]} for i in own.training],
@@ -147,7 +148,7 @@ def _resolved(image: str | Sequence[str]) -> str | list[str]:
 def _unlabelled(
     folders: str | Sequence[str], modalities: Sequence[str] | None, taken: Collection[str], skip_unreadable: bool
 ) -> dict[str, str | list[str]]:
-    """Images by names that do not depend on where the folders are mounted, and that no case bears."""
+    """Return images by names that differ from those of cases and do not depend on where the folders are mounted."""
     named: dict[str, str | list[str]] = {}
     for folder in [folders] if isinstance(folders, str) else folders:
         for image in find_volumes(folder, modalities, skip_unreadable) if folder else []:

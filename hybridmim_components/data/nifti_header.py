@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a NIfTI file claims to hold, by its header alone: nothing that it claims is allocated."""
+"""What a NIfTI file claims to hold, from its header alone and without allocating what it claims."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from nibabel.nifti1 import Nifti1Header
 __all__ = ["claimed_voxels", "stored_affines"]
 
 _HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
-_LARGEST_HEADER = 544  # bytes of NIfTI-2's, with the flag of extensions
-_EXTENSIONS = 64 << 20  # bytes that extensions may have; what scanners and FreeSurfer add is a few kB
-#: What deflate, and so gzip, packs at most: 258 bytes into 2 bits.
+_LARGEST_HEADER = 544  # bytes of a NIfTI-2 header with the flag for extensions
+_EXTENSIONS = 64 << 20  # most bytes of extensions; scanners and FreeSurfer write a few kB
+#: Highest compression ratio of deflate, and so of gzip: 258 bytes in 2 bits.
 DEFLATE_RATIO = 1032
 
 
 def claimed_voxels(path: str | Path) -> int:
-    """Number of voxels by the header of a .nii or .nii.gz file, over all channels.
+    """Return the number of voxels that the header of a .nii or .nii.gz file claims, over all channels.
 
     Raises:
-        ValueError: when it is no NIfTI file in one piece, claims more than a file of its size can hold, or has an
-            orientation that MONAI would change.
-        OSError: when it cannot be opened or is no gzip file.
-        EOFError: when it is a gzip file that was cut off.
-        zlib.error: when it is a damaged gzip file.
+        ValueError: when the file is not a NIfTI file in one piece, claims more than a file of its size can hold, or has
+            an orientation that MONAI would change.
+        OSError: when the file cannot be opened or is not a gzip file.
+        EOFError: when the file is a truncated gzip file.
+        zlib.error: when the file is a damaged gzip file.
     """
     size, packed = Path(path).stat().st_size, str(path).lower().endswith(".gz")
     with cast("IO[bytes]", gzip.open(path, "rb") if packed else open(path, "rb")) as file:
@@ -65,12 +65,15 @@ def claimed_voxels(path: str | Path) -> int:
 
 
 def stored_affines(header: Nifti1Header) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The sform and the qform of a header; None where it is not set, not finite or has other spacing than pixdim."""
+    """Return the sform and the qform of a header.
+
+    Either is None if it is not set, is not finite or has another spacing than pixdim.
+    """
     found: list[np.ndarray | None] = []
     for read in (header.get_sform, header.get_qform):
         try:
             affine, code = read(coded=True)
-        except nib.spatialimages.HeaderDataError:  # no rotation
+        except nib.spatialimages.HeaderDataError:  # the qform is not a rotation
             affine, code = None, 0
         spacing = np.asarray(header.get_zooms()[:3])
         usable = code and np.allclose(np.linalg.norm(affine[:3, : len(spacing)], axis=0), spacing)
@@ -79,7 +82,7 @@ def stored_affines(header: Nifti1Header) -> tuple[np.ndarray | None, np.ndarray 
 
 
 def _require_orientation(header: Nifti1Header) -> None:
-    """Refuse an sform that cannot be used without a qform: MONAI reads the axes of the empty qform, without a word."""
+    """Refuse an unusable sform without a qform, since MONAI would silently take the axes of the empty qform."""
     if not header["sform_code"] or any(affine is not None for affine in stored_affines(header)):
         return
     sform = header.get_sform()
@@ -94,7 +97,7 @@ def _require_orientation(header: Nifti1Header) -> None:
 
 
 def _read_header(block: bytes) -> tuple[Nifti1Header, bool]:
-    """The header, and whether extensions follow it."""
+    """Return the header, and whether extensions follow it."""
     for kind in _HEADERS:
         length = kind.template_dtype.itemsize
         if len(block) >= length and kind.may_contain_header(block):
@@ -105,7 +108,7 @@ def _read_header(block: bytes) -> tuple[Nifti1Header, bool]:
 
 
 def _walk_extensions(file: IO[bytes], rest: int, endianness: str) -> None:
-    """Refuse lengths that lead out of the extensions: nibabel would read the file to its end, unpacked."""
+    """Refuse lengths that lead out of the extensions, since nibabel would unpack and read the file to its end."""
     if rest < 0:
         raise ValueError("vox_offset must lie behind the header's extensions, got 0")
     while rest >= 16:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A data loader whose items depend on the seed and their place in the run alone, and that can begin at any step."""
+"""Data loader that can begin at any step. Its items depend only on the seed and on their place in the run."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ logger = logging.getLogger(__name__)
 
 
 class SeededLoader(DataLoader):
-    """MONAI's DataLoader in an order and with random transforms that a resumed run repeats.
+    """MONAI's DataLoader with an order and random transforms that a resumed run repeats.
 
-    For training, an epoch is a number of steps, however many items there are: the loader passes through them again and
-    again, each time in a new order. It does not matter how many workers load, nor what was loaded before. Each item
-    gets ``case``, the files of its image, so that an error can name them.
+    For training, an epoch is a number of steps, however many items there are. The loader passes through the items again
+    and again, each time in a new order. Neither the number of workers nor what was loaded before changes the items.
+    Each item gets ``case``, the files of its image, so that an error can name them.
 
     Args:
-        dataset: a data set of items with ``image``; it, or its transform, is seeded for each item.
+        dataset: data set of items with ``image``. The data set or its transform is seeded for each item.
         batch_size: items per batch and process.
         seed: seed of the run.
-        steps: batches of an epoch, for training. None: each item once in the order of the data set, for a validation.
-        skip_unreadable: log an item that fails and take another in its place, one that the batch does not have if there
-            is any, instead of raising.
+        steps: batches of an epoch, for training. None: each item once in the order of the data set, for validation.
+        skip_unreadable: log an item that fails and replace it, instead of raising. Items that the batch does not have
+            yet are tried first.
         kwargs: further arguments of ``monai.data.DataLoader``.
 
     Raises:
@@ -72,7 +72,7 @@ class SeededLoader(DataLoader):
             self.passes = sampler = _Passes(len(dataset), batch_size, steps, seed, processes, rank)  # type: ignore[arg-type]
         elif processes > 1:
             sampler = DistributedSampler(dataset, False, processes, rank, shuffle=False)
-        # of its own, so that making an iterator takes no number from torch's global one
+        # its own generator, so that making an iterator takes no number from torch's global one
         generator = torch.Generator().manual_seed(seed)
         super().__init__(
             _SeededItems(dataset, seed, self.passes, skip_unreadable),
@@ -84,11 +84,11 @@ class SeededLoader(DataLoader):
         )
 
     def begin(self, epoch: int, batch: int = 0) -> None:
-        """Set what the next iterator of a training yields.
+        """Set where the next training iterator begins.
 
         Args:
-            epoch: from 1.
-            batch: number of batches of the epoch to leave out.
+            epoch: number of the epoch, from 1.
+            batch: number of batches of the epoch to skip.
         """
         if self.passes is not None:
             self.passes.epoch, self.passes.start = epoch, batch
@@ -97,7 +97,7 @@ class SeededLoader(DataLoader):
         """Yield batches.
 
         Raises:
-            VolumeError: names a volume that cannot be used.
+            VolumeError: when a volume cannot be used; names it.
             ChildProcessError: when a worker process has died.
         """
         try:
@@ -113,10 +113,10 @@ class SeededLoader(DataLoader):
 
 
 class _Passes(Sampler[int]):
-    """Places of an endless row of passes through the items, those of one epoch and one rank.
+    """Sampler of the places of one epoch and one rank in an endless sequence of passes through the items.
 
-    Where the items suffice, a pass leaves out what does not fill a batch of all ranks, so that no batch holds an item
-    twice: crops of one volume are no negatives of each other.
+    If there are enough items, a pass leaves out those that do not fill a batch of all ranks. Then no batch holds an
+    item twice, which matters because crops of one volume are not negatives of each other.
     """
 
     def __init__(self, items: int, batch_size: int, steps: int, seed: int, processes: int, rank: int) -> None:
@@ -136,7 +136,7 @@ class _Passes(Sampler[int]):
             yield from range(first, first + self.batch_size)
 
     def item(self, place: int) -> int:
-        """The item in a place of the row."""
+        """Return the item at a place of the sequence."""
         number, position = divmod(place, self.pass_length)
         if self._order[0] != number:
             generator = torch.Generator().manual_seed(seed_of(self.seed, number))
@@ -145,7 +145,7 @@ class _Passes(Sampler[int]):
 
 
 class _SeededItems(Dataset):
-    """Items of a data set, by their places in the run, the transform seeded anew for each."""
+    """Items of a data set by their places in the run. The transform is seeded anew for each item."""
 
     def __init__(self, dataset: Dataset, seed: int, passes: _Passes | None, skip_unreadable: bool) -> None:
         self.dataset, self.seed, self.passes, self.skip_unreadable = dataset, seed, passes, skip_unreadable
@@ -154,13 +154,13 @@ class _SeededItems(Dataset):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitems__(self, places: list[int]) -> list[Any]:
-        """The items of a batch, as torch asks for them."""
+        """Return the items of a batch, as torch asks for them."""
         indices = [self.passes.item(place) if self.passes else place for place in places]
         taken = set(indices)
         return [self._item_or_another(index, place, taken) for index, place in zip(indices, places, strict=True)]
 
     def _item_or_another(self, index: int, place: int, taken: set[int]) -> Any:
-        # lazily: there may be 100,000 others, and none is needed where the item is fine
+        # lazily, since there may be 100,000 others, and none is needed if the item is fine
         new = (other for other in self._others(index) if other not in taken)
         again = (other for other in self._others(index) if other in taken)
         for candidate in chain([index], new, again):
@@ -179,14 +179,14 @@ class _SeededItems(Dataset):
         return ((index + offset) % len(self) for offset in range(1, len(self)))
 
     def _item(self, index: int, place: int) -> Any:
-        # a data set that draws by itself, such as that of a store, seeds its transform too
+        # a data set that draws random numbers itself, such as that of a store, seeds its transform too
         random = self.dataset if isinstance(self.dataset, Randomizable) else getattr(self.dataset, "transform", None)
         if isinstance(random, Randomizable):
             random.set_random_state(seed=seed_of(self.seed, place))
         name = self._name(index)
         try:
             item = self.dataset[index]
-        except Exception as error:  # each reader and transform has its own
+        except Exception as error:  # each reader and transform has its own exceptions
             raise VolumeError(f"cannot use {name}: {reason_of(root_cause(error))}") from error
         for part in item if isinstance(item, list) else [item]:
             part["case"] = name

@@ -33,12 +33,13 @@ class Split(NamedTuple):
 
 
 def shuffled(ids: Sequence[str], seed: int) -> list[str]:
-    """Put ids in an order that depends on nothing but each id and the seed.
+    """Put ids in a random order that depends only on each id and the seed.
 
-    Adding a case leaves the order of the others as it was. No library's generator is used, so no release changes it.
+    Adding a case does not change the order of the others. No library's random generator is used, so that no release of
+    a library changes the order.
 
     Raises:
-        ValueError: when an id stands twice.
+        ValueError: when an id occurs twice.
     """
     twice = {i for i in ids if list(ids).count(i) > 1} if len(set(ids)) < len(ids) else set()
     if twice:
@@ -54,17 +55,18 @@ def split_cases(
     standard_validation: Sequence[str] = (),
     subject_of: Callable[[str], str] = str,
 ) -> Split:
-    """Split cases into training and validation, all cases of a subject on one side.
+    """Split cases into training and validation, and keep all cases of a subject on one side.
 
     Args:
         ids: all case ids.
-        fold: 0..4 of a 5-fold cross-validation; ``standard``: the split that publications use, where the data set has
-            one; a list of case ids to validate on; or ``all``: every case is in training and in validation.
-        seed: seed of the split; independent of a run's own seed, so that repeats share their split.
-        label_fraction: share of the training subjects to keep, in (0, 1], at least one; a smaller share is a subset of
-            a larger one of the same seed and fold.
-        standard_validation: validation cases of the standard split; every other case is for training.
-        subject_of: the subject that a case is of; default: each case is one. Folds and fractions count subjects.
+        fold: 0..4 of a 5-fold cross-validation; ``standard``: the split that publications use, if the data set has one;
+            a list of case ids to validate on; or ``all``: every case is in training and in validation.
+        seed: seed of the split, independent of a run's own seed, so that repeats share their split.
+        label_fraction: share of the training subjects to keep, in (0, 1]; at least one subject is kept. For the same
+            seed and fold, a smaller share is a subset of a larger one.
+        standard_validation: validation cases of the standard split. Every other case is for training.
+        subject_of: function from a case to its subject; default: each case is a subject. Folds and fractions count
+            subjects.
 
     Returns:
         Training and validation ids.
@@ -99,7 +101,7 @@ def split_cases(
 def _held_out_by_name(
     ids: Sequence[str], fold: int | str | Sequence[str], standard_validation: Sequence[str]
 ) -> set[str] | None:
-    """Validation cases of a fold that names them; None for a numbered fold and for ``all``."""
+    """Return the validation cases of a fold that names them, or None for a numbered fold and for ``all``."""
     if isinstance(fold, (list, tuple)):
         unknown = sorted(set(fold) - set(ids))
         if unknown or not fold:
@@ -119,10 +121,10 @@ def _held_out_by_name(
 
 
 def hold_out(ids: Sequence[str], fraction: float, seed: int) -> Split:
-    """Hold out a share of ids for validation, at least one.
+    """Hold out a share of ids for validation, but at least one id.
 
     Raises:
-        ValueError: when the fraction is outside (0, 1) or fewer than 2 ids leave nothing to train on.
+        ValueError: when the fraction is outside (0, 1), or when there are fewer than 2 ids.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"val_fraction must be in (0, 1), got {fraction}")

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Unlabelled volumes in any folder: NIfTI, MetaImage, NRRD, DICOM series, and MRI of one file per modality."""
+"""Search for unlabelled volumes: NIfTI, MetaImage, NRRD, DICOM series, and MRI with one file per modality."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = ["find_volumes"]
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
-# the last five are what BraTS 2023 and BIDS call theirs
+# the last five are names from BraTS 2023 and BIDS
 _MODALITIES = ("flair", "t1", "t1ce", "t2", "t1c", "t1n", "t2f", "t1w", "t2w")
 
 _ANYWHERE = r"label(?:s|map|maps|str|sts|sva)?|[a-z]*masks?|msks?|ground ?truths?|annotations?"
-# amid other words, published folders of images bear these too: COVID-19-CT-Seg_20cases
+# only at an end, since published image folders have these words in the middle: COVID-19-CT-Seg_20cases
 _AT_AN_END = r"segs?|segms?|segmentations?|gts?|truths?"
 _NOT = r"(?<!\bno )(?<!\bwith )(?<!\bwithout )(?<!\band )"
-_IRCAD = "^labelled dicom$"  # 3D-IRCADb's labels; other folders of labelled images hold images
+_IRCAD = "^labelled dicom$"  # the labels of 3D-IRCADb; other folders named 'labelled' hold images
 _LABEL_FOLDER = re.compile(rf"{_IRCAD}|{_NOT}\b(?:{_ANYWHERE})\b|^[\d ]*(?:{_AT_AN_END})\b|\b(?:{_AT_AN_END})[\d ]*$")
 _LABEL_FILE = re.compile(rf"{_NOT}\b(?:{_ANYWHERE}|{_AT_AN_END})$|^(?:{_ANYWHERE}|{_AT_AN_END}) \d+$")
 _WORD_BOUNDARY = re.compile(
@@ -48,26 +48,28 @@ def find_volumes(
 ) -> list[str | list[str]]:
     """Find every volume below the given folders.
 
-    A file ending in .nii, .nii.gz, .mhd, .mha or .nrrd is a volume; a folder that holds DICOM files, by the suffix .dcm
-    or by the letters DICM after 128 bytes, is one DICOM series.
-    Hidden files and folders are passed over, and label maps, which are known by the words of their names: folders such
-    as labelsTr, TrainingMask, seg-lungs-LUNA16 or ground_truth (but not a folder that the caller names himself), and
-    files such as case_seg.nii.gz, case-label.nrrd or segmentation-3.nii. The log counts them.
+    A file ending in .nii, .nii.gz, .mhd, .mha or .nrrd is a volume. A folder with DICOM files is one DICOM series.
+    DICOM files have the suffix .dcm or the letters DICM after 128 bytes.
+
+    Hidden files and folders are skipped, and so are label maps, which are recognised by words in their names. These are
+    folders such as labelsTr, TrainingMask, seg-lungs-LUNA16 or ground_truth, and files such as case_seg.nii.gz,
+    case-label.nrrd or segmentation-3.nii. A folder that the caller names is never skipped. The log counts what is
+    skipped as a label map.
 
     Args:
         folders: one folder or several.
-        modalities: for MRI of one file per modality, such as ``["flair", "t1ce"]``: the files ``<case>_<modality>`` of
-            a folder are one volume, those of other modalities are ignored, and any other file is a volume of several
-            channels. None: every file is a volume.
+        modalities: for MRI with one file per modality, such as ``["flair", "t1ce"]``. The files ``<case>_<modality>``
+            of a folder form one volume, files of other modalities are ignored, and any other file is a volume of
+            several channels. None: every file is a volume.
         skip_unreadable: log incomplete cases and leave them out, instead of raising.
 
     Returns:
-        Absolute paths without repeats, sorted by the first: files, and the folders of DICOM series. With
-        ``modalities``, a case of one file per modality is a list of paths in their order.
+        Sorted absolute paths of files and of folders of DICOM series, without repeats. With ``modalities``, a case with
+        one file per modality is a list of paths in the order of ``modalities``.
 
     Raises:
         FileNotFoundError: when a folder does not exist or holds no volume.
-        ValueError: when cases lack one of ``modalities``, or a path is no plain text.
+        ValueError: when cases lack one of ``modalities``, or a path is not plain text.
     """
     wanted = None if modalities is None else _checked(modalities)
     files: set[Path] = set()
@@ -117,13 +119,13 @@ def _nothing_below(folder: str | Path, passed_over: int) -> str:
 
 
 def _walk(folder: Path) -> tuple[set[Path], set[Path], int]:
-    """Files of volumes, folders of DICOM series, and the number of files that were passed over."""
+    """Return files of volumes, folders of DICOM series, and the number of files that were skipped."""
     found: set[Path] = set()
     series: set[Path] = set()
     passed_over = 0
     visited: set[str] = set()
     for parent, directories, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(parent) in visited:  # a link to a folder above would be followed for ever
+        if os.path.realpath(parent) in visited:  # a link to a folder above would be followed forever
             directories.clear()
             continue
         visited.add(os.path.realpath(parent))
@@ -141,7 +143,7 @@ def _walk(folder: Path) -> tuple[set[Path], set[Path], int]:
 
 
 def _words(name: str) -> str:
-    """The words of a name in lower case: 'TrainingMask' is 'training mask', 'seg-lungs-LUNA16' 'seg lungs luna 16'."""
+    """Split a name into words in lower case: 'TrainingMask' to 'training mask', 'LUNA16' to 'luna 16'."""
     return _WORD_BOUNDARY.sub(" ", name).lower().strip()
 
 
@@ -167,7 +169,7 @@ def _stem(name: str) -> str:
 def _by_case(
     files: Iterable[Path], modalities: Sequence[str], skip_unreadable: bool
 ) -> tuple[set[Path], list[list[str]]]:
-    """Files that are a volume each, and the files of the cases that have one file per modality."""
+    """Return the files that are volumes by themselves, and the files of each case with one file per modality."""
     known = "|".join(re.escape(name) for name in {*_MODALITIES, *modalities})
     pattern = re.compile(rf"(?:(?P<case>.*)[_-])?(?P<modality>{known})", re.IGNORECASE)
     single: set[Path] = set()

@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""Reading one volume and its label: is it usable, and what is its fingerprint."""
+"""Reading and checking of one volume and its label, and fingerprints of volumes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["Image", "VolumeRules", "check_label", "fingerprint", "image_files", 
 #: A file, the folder of a DICOM series, or one file per modality.
 Image = str | Path | Sequence[str]
 AFFINE_TOLERANCE = 0.01  # mm
-MONAI_TOLERANCE = 1e-8  # of LoadImage, which stacks the files of a case
+MONAI_TOLERANCE = 1e-8  # that of LoadImage, which stacks the files of a case
 TINY_VOXEL = 1e-9  # mm^3
 SPACING_LIMITS = (0.01, 100.0)  # mm
 FEW_LEVELS = 8
@@ -45,14 +45,14 @@ FEW_LEVELS = 8
 
 @dataclass(frozen=True)
 class VolumeRules:
-    """What volumes of a data set must be.
+    """Requirements on the volumes of a data set.
 
     Attributes:
-        channels: number of channels of an image: its modalities.
-        zero_background: a constant background must be 0, since normalisation knows the brain by not being 0.
-        hounsfield: an image holds HU; values that do not look so are a warning.
+        channels: number of channels of an image, which is the number of its modalities.
+        zero_background: a constant background must be 0, since normalisation takes all voxels that are not 0 as brain.
+        hounsfield: images hold HU. Values that do not look like HU give a warning.
         label_values: the values that a label may hold; None: any whole numbers.
-        max_gib: memory that one file may take as float32, in GiB: a header that claims more is refused unread.
+        max_gib: most memory that one file may take as float32, in GiB. A file whose header claims more is not read.
     """
 
     channels: int = 1
@@ -63,32 +63,32 @@ class VolumeRules:
 
 
 def quieten_readers() -> None:
-    """Keep MONAI from telling, for each file that it reads, which optional decoders are not installed."""
+    """Silence MONAI's messages about optional decoders that are not installed, which come with each file it reads."""
     logging.getLogger("monai.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
 
 
 def image_files(image: Image) -> tuple[str, ...]:
-    """Paths of an image: one, or one per modality."""
+    """Return the paths of an image: one, or one per modality."""
     return (str(image),) if isinstance(image, (str, Path)) else tuple(str(path) for path in image)
 
 
 def read_volume(image: Image, kind: str = "image", rules: VolumeRules | None = None) -> MetaTensor:
-    """Read a volume as (C, H, W, D) in RAS and refuse what no network can use.
+    """Read a volume as (C, H, W, D) in RAS and refuse one that no network can use.
 
     Args:
-        image: file, folder of a DICOM series, or one file per modality, which become the channels.
+        image: file, folder of a DICOM series, or one file per modality. The modalities become the channels.
         kind: ``image`` or ``label``, for the messages.
-        rules: what an image must be; default: one channel.
+        rules: requirements on an image; default: one channel.
 
     Returns:
-        The volume with its affine in mm, as the first file has it.
+        The volume with its affine in mm, which is that of the first file.
 
     Raises:
         FileNotFoundError: when there is no such file or folder.
-        ValueError: when its header claims too much, it cannot be read, has not the right channels, a spacing that no
-            image of a body has, is empty or constant, holds NaN or infinite voxels, or its modalities do not lie on
-            one grid.
+        ValueError: when the header claims too much, or the volume cannot be read, has the wrong number of channels, has
+            a spacing that no image of a body has, is empty or constant, holds NaN or infinite voxels, or has modalities
+            on different grids.
     """
     rules = rules or VolumeRules()
     paths = image_files(image)
@@ -159,7 +159,7 @@ def _require_same_grid(
         raise ValueError(
             f"{what} must have its image's shape {tuple(image.shape[1:])}, got {tuple(other.shape[1:])} in {where}"
         )
-    # as stored: evaluation brings the prediction back to the image's file, and scores it on the label's
+    # as stored, since evaluation maps the prediction to the image's stored grid and scores it on the label's
     if not np.allclose(other.meta["original_affine"], image.meta["original_affine"], atol=tolerance):
         raise ValueError(
             f"{what} must be stored with its image's affine and orientation, within {tolerance:g} mm, "
@@ -168,17 +168,17 @@ def _require_same_grid(
 
 
 def fingerprint(image: torch.Tensor) -> str:
-    """SHA-256 of a volume's shape and voxels, the same for renamed, re-compressed or re-oriented copies.
+    """Compute the SHA-256 of a volume's shape and voxels. Renamed, re-compressed or re-oriented copies share it.
 
     Args:
         image: (C, H, W, D) in RAS, as :func:`read_volume` returns it.
 
     Returns:
-        64 hexadecimal digits. It tells nothing of the patient, and no file name goes into it.
+        64 hexadecimal digits. They tell nothing about the patient and do not depend on the file's name.
     """
     values = np.asarray(image)
     peak = np.abs(values).max(initial=0)
-    if 0 < peak < FEW_LEVELS:  # normalised: rounding would leave next to nothing to tell images apart
+    if 0 < peak < FEW_LEVELS:  # normalised values: rounding would leave too little to tell images apart
         values = values * (1000 / peak)
     voxels = np.clip(np.rint(values), -32768, 32767).astype("<i2")
     digest = hashlib.sha256(json.dumps(list(voxels.shape)).encode())
@@ -199,9 +199,9 @@ def check_label(image: MetaTensor, path: str, label_values: Sequence[int] | None
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read, its shape or affine is not the image's, or a value is unexpected.
+        ValueError: when the label cannot be read, its shape or affine is not the image's, or a value is unexpected.
     """
-    # a label of its image's size is not refused for that
+    # a label may be as large as its image, whatever the limit
     label = read_volume(path, "label", VolumeRules(max_gib=max(MAX_GIB, image[0].numel() * 4 / 2**30)))
     _require_same_grid(image, label, "a label", path)
     values = np.unique(np.asarray(label))

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Synthetic images, which show no patient, in the layouts of the published data sets that the bundles train on."""
+"""Synthetic images that show no patient, in the layouts of the published data sets that the bundles train on."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ __all__ = [
 
 
 class PhantomFolders(NamedTuple):
-    """Where :func:`write_phantoms` wrote what.
+    """Folders that :func:`write_phantoms` wrote.
 
     Attributes:
-        dataset_dir: what the bundles take for ``dataset_dir``.
-        image_dir: test images without labels, for inference; it exists where there are any.
+        dataset_dir: folder for the setting ``dataset_dir`` of the bundles.
+        image_dir: test images without labels, for inference. It exists only if there are any.
         unlabelled_dir: volumes for pre-training.
     """
 
@@ -61,7 +61,7 @@ class PhantomFolders(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """How one data set is written, and its folders below the root of :func:`write_phantoms`."""
+    """Writer of one data set, and its folders below the root of :func:`write_phantoms`."""
 
     write: Callable[..., Path]
     root: str
@@ -105,13 +105,13 @@ def write_phantoms(
 
     Args:
         dataset: brats2020, btcv, msd_hippocampus, msd_liver or msd_spleen.
-        root: the data set's folders, named as its download unpacks, and ``unlabelled`` are made in it.
+        root: folder in which the data set's folders, named as its download unpacks, and ``unlabelled`` are created.
         num_training: labelled cases.
         num_test: cases without labels.
         num_unlabelled: cases in ``unlabelled``.
-        seed: of the data set; the unlabelled ones have the next one.
+        seed: seed of the data set. The unlabelled phantoms have the next seed.
         size: the least number of voxels (H, W, D); None: the default of that data set's phantoms.
-        spacing: mean voxel size in mm; None: likewise.
+        spacing: mean voxel size in mm; None: the default of that data set's phantoms.
 
     Raises:
         ValueError: when an argument is out of range or a folder holds anything else.

@@ -33,7 +33,7 @@ Organ = IntEnum(
     "BOWEL HEART OESOPHAGUS PORTAL_VEIN ADRENAL_RIGHT ADRENAL_LEFT LIVER_TUMOUR",
     start=0,
 )
-#: Painted on request, in this order; among them a pancreas that nothing hides, and the splenic with the portal vein.
+#: Organs painted on request, in this order. Nothing hides this pancreas, and the portal vein includes the splenic vein.
 EXTRAS = (
     Organ.PANCREAS,
     Organ.OESOPHAGUS,
@@ -46,7 +46,7 @@ DEFAULT_SIZE, DEFAULT_SPACING = (96, 96, 64), (3.0, 3.0, 4.0)
 
 
 class _Blob(NamedTuple):
-    """A tilted, bent ellipsoid. Lengths are fractions of half the field of view: +x right, +y front, +z head."""
+    """Tilted, bent ellipsoid. Lengths are fractions of half the field of view: +x right, +y front, +z head."""
 
     organ: Organ
     centre: Triple
@@ -54,12 +54,12 @@ class _Blob(NamedTuple):
     plain: float  # HU without contrast agent
     gain: float = 0.0  # HU that full contrast adds
     tilt: float = 0.0  # degrees in the axial plane
-    bend: float = 0.0  # how far the ends move along the first axis, in its radii
-    shell: float = 0.0  # HU that the outer layer has more
-    gas: float = 9.0  # height above the centre, in radii, from which gas floats
+    bend: float = 0.0  # shift of the ends along the first axis, in its radii
+    shell: float = 0.0  # HU that the outer layer adds
+    gas: float = 9.0  # height above the centre, in radii, from which there is gas
 
 
-# later ones cover earlier ones; means lie so close, and vary so much, that no threshold tells the organs apart
+# later blobs cover earlier ones; their means are so close and vary so much that no threshold separates the organs
 _BLOBS = (
     _Blob(Organ.MUSCLE, (0.18, -0.46, 0), (0.20, 0.15, 9), 54, 8, tilt=-15),
     _Blob(Organ.MUSCLE, (-0.18, -0.46, 0), (0.20, 0.15, 9), 54, 8, tilt=15),
@@ -82,7 +82,7 @@ _BLOBS = (
 
 
 class _Tube(NamedTuple):
-    """A bent tube; the units are those of a blob."""
+    """Bent tube, in the units of a blob."""
 
     course: tuple[Triple, ...]
     radius: float
@@ -118,7 +118,7 @@ _FIRM = (Organ.AORTA, Organ.VENA_CAVA, Organ.SPINE, Organ.GALLBLADDER, Organ.KID
 
 
 class _Canvas:
-    """A case that is being painted."""
+    """Case that is being painted."""
 
     def __init__(self, rng: np.random.Generator, size: Sequence[int], spacing: Sequence[float]) -> None:
         self.rng, self.spacing = rng, spacing
@@ -128,15 +128,15 @@ class _Canvas:
         self.contrast, self.fat = rng.uniform(), rng.uniform(0.07, 0.2)
         self.textures = self.noise(millimetres=5), self.noise(millimetres=12)
         self.dents = self.noise(0.3), self.noise(0.3)
-        # in units of the room that fat leaves, so that organs keep their places in every build
+        # scaled to the space inside the fat, so that organs keep their places in every build
         width, depth = rng.uniform(0.86, 0.94), rng.uniform(0.66, 0.76)
         self.x, self.y = x[:, None, None] * 0.8 / (width * (1 - self.fat)), y[:, None] * 0.61 / (depth * (1 - self.fat))
         self.z = z
         skin = np.abs(x / width)[:, None, None] ** 2.3 + np.abs(y / depth)[:, None] ** 2.3
-        self.level = np.sqrt(skin) + 0.02 * self.noise(0.5)  # 0 amid the body, 1 at the skin
+        self.level = np.sqrt(skin) + 0.02 * self.noise(0.5)  # 0 in the middle of the body, 1 at the skin
 
     def noise(self, scale: float = 0.0, millimetres: float = 0.0) -> NDArray[np.float32]:
-        """Smooth noise of unit variance, of a scale in mm or as a fraction of half the field of view."""
+        """Draw smooth noise of unit variance. Its scale is in mm or a fraction of half the field of view."""
         return smooth_noise(self.rng, self.hu.shape, self.spacing, scale, millimetres)
 
     def paint(self, where: NDArray[np.bool_] | Indices, organ: Organ, hu: float, texture: float = 0.0) -> None:
@@ -144,7 +144,7 @@ class _Canvas:
         self.hu[where] = hu + texture * self.mixed(*(field[where] for field in self.textures))
 
     def mixed(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-        """An organ's own noise of unit variance, far cheaper than a new field."""
+        """Mix noise of unit variance for one organ, which is far cheaper than a new field."""
         angle = self.rng.uniform(0, 2 * math.pi)
         return math.cos(angle) * one + math.sin(angle) * other
 
@@ -159,9 +159,9 @@ def abdomen_phantom(
 
     Args:
         rng: the only source of randomness.
-        size: voxels (H, W, D), at least 16 each. The anatomy fills the field of view, whatever that is.
-        spacing: voxel size in mm, from which blur and texture follow.
-        extras: which of :data:`EXTRAS` to paint on top of what there is anyway.
+        size: voxels (H, W, D), at least 16 each. The anatomy fills the field of view, whatever its size.
+        spacing: voxel size in mm, which determines blur and texture.
+        extras: which of :data:`EXTRAS` to paint in addition to the other organs.
 
     Returns:
         Two volumes (H, W, D) in RAS, indices growing towards the patient's right, front and head: the image in HU and
@@ -179,7 +179,7 @@ def abdomen_phantom(
         _paint_blob(canvas, blob)
     _paint_lungs_and_liver_vessels(canvas)
     _paint_spine(canvas)
-    # generators of their own: what a seed draws without extras is what it draws with them
+    # extras have their own generators, so that they do not change what a seed draws otherwise
     for organ, own in zip(EXTRAS, rng.spawn(len(EXTRAS)) if extras else (), strict=False):
         if organ in extras:
             canvas.rng = own
@@ -193,7 +193,7 @@ def _paint_wall(canvas: _Canvas) -> None:
     inner = 1 - canvas.fat
     canvas.paint(canvas.level < 1, Organ.FAT, -105, 8)
     canvas.paint(canvas.level < inner, Organ.MUSCLE, 54 + 8 * canvas.contrast, 8)
-    # ribs slope down to the front, so that an axial slice cuts each of them to a short arc
+    # ribs slope down to the front, so that each of them is a short arc in an axial slice
     course = np.cos(2 * np.pi * (3.3 * canvas.z + 2.2 * canvas.y + canvas.rng.uniform())) + 0 * canvas.x
     chest = canvas.z > -0.45 - 0.5 * canvas.y
     depth = np.abs(canvas.level - inner + 0.055)
@@ -220,7 +220,7 @@ def _paint_blob(canvas: _Canvas, blob: _Blob) -> None:
     u = (x * math.cos(angle) + y * math.sin(angle)) / rx - blob.bend * v**2
     distance = u**2 + v**2 + (z / rz) ** 2
     limit = 1 - canvas.fat - (0.02 if blob.organ == Organ.MUSCLE else 0.11)
-    near = np.nonzero((distance < 2) & (canvas.level < limit))  # most of the volume is far off
+    near = np.nonzero((distance < 2) & (canvas.level < limit))  # most voxels are far away
     radius = np.sqrt(distance[near]) + 0.1 * canvas.mixed(*(dents[near] for dents in canvas.dents))
     inside = radius < 1
     where, radius = tuple(index[inside] for index in near), radius[inside]
@@ -255,19 +255,19 @@ def _paint_spine(canvas: _Canvas) -> None:
 def _paint_tubes(canvas: _Canvas, organ: Organ) -> None:
     rng = canvas.rng
     place, hu = rng.normal(0, 0.015, 3), rng.normal(0, 6)
-    thinnest = 0.6 * max(2 / n for n in canvas.organs.shape)  # on a coarse grid a gland would fall between the voxels
+    thinnest = 0.6 * max(2 / n for n in canvas.organs.shape)  # or a gland could fall between coarse voxels
     hard = np.isin(canvas.organs, _FIRM)
-    soft = np.isin(canvas.organs, (Organ.LIVER, Organ.HEART, Organ.LUNG))  # here fat sets the tube apart
+    soft = np.isin(canvas.organs, (Organ.LIVER, Organ.HEART, Organ.LUNG))  # here, fat surrounds the tube
     for tube in _TUBES[organ]:
         radius = max(tube.radius * float(np.exp(rng.normal(0, 0.1))), thinnest)
         distance = _distance(canvas, [rng.normal(place, 0.01) + point for point in tube.course])
-        soft &= canvas.organs != organ  # not the limb before
+        soft &= canvas.organs != organ  # no fat on an earlier tube of the organ
         canvas.paint((distance < radius + 0.03) & soft, Organ.FAT, -100, 8)
         canvas.paint((distance < radius) & ~hard, organ, tube.plain + tube.gain * canvas.contrast + hu, 6)
 
 
 def _distance(canvas: _Canvas, course: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
-    """Distance (H, W, D) from a line through the points of ``course``."""
+    """Return the distance (H, W, D) from a line through the points of ``course``."""
     nearest = np.full(canvas.hu.shape, np.inf, np.float32)
     for start, end in zip(course, course[1:], strict=False):
         offsets = [axis - np.float32(s) for axis, s in zip((canvas.x, canvas.y, canvas.z), start, strict=True)]
@@ -280,7 +280,7 @@ def _distance(canvas: _Canvas, course: Sequence[NDArray[np.float64]]) -> NDArray
 
 def _paint_tumours(canvas: _Canvas, organ: Organ) -> None:
     rng, size = canvas.rng, canvas.organs.shape
-    # high deep inside the liver, low at its surface: tumours keep their shape
+    # high deep inside the liver, where tumours keep their shape, and low at its surface
     depth = blur((canvas.organs == Organ.LIVER).astype(np.float32), [0.06 * n for n in size])
     liver_hu = 58 + 52 * canvas.contrast
     for _ in range(rng.integers(1, 5)):
@@ -290,7 +290,7 @@ def _paint_tumours(canvas: _Canvas, organ: Organ) -> None:
         radii = float(np.exp(rng.uniform(math.log(0.06), math.log(0.2)))) * np.exp(rng.normal(0, 0.1, 3))
         offsets = [(index - index[centre]) * (2 / n / r) for index, n, r in zip(where, size, radii, strict=True)]
         radius = np.sqrt(sum(o**2 for o in offsets))
-        # dents grow with the radius, so that the voxel in the centre always belongs
+        # dents grow with the radius, so that the voxel in the centre always belongs to the tumour
         radius *= 1 + 0.15 * canvas.mixed(*(dents[where] for dents in canvas.dents))
         inside = radius < 1
         mask = tuple(index[inside] for index in where)

@@ -27,9 +27,9 @@ __all__ = ["BRAIN_SIZE", "BRAIN_SPACING", "MODALITIES", "brain_phantom"]
 Field = NDArray[np.float32]
 BRAIN_SIZE, BRAIN_SPACING = (80, 96, 80), (2.0, 2.0, 2.0)
 MODALITIES = ("flair", "t1", "t1ce", "t2")
-# a lesion is the harmless kind that ageing brings
+# LESION is the harmless kind that comes with age
 _Tissue = IntEnum("_Tissue", "NONE CSF GREY WHITE VESSEL CHOROID LESION OEDEMA ENHANCING NECROTIC", start=0)
-# brightness by modality; healthy tissues imitate each part of the tumour somewhere, so that no threshold finds it
+# brightness by modality; healthy tissues resemble each part of the tumour, so that no threshold finds it
 _BRIGHTNESS = {
     _Tissue.CSF: (130, 170, 180, 900),
     _Tissue.GREY: (450, 380, 400, 500),
@@ -45,12 +45,12 @@ _LABELS = {_Tissue.OEDEMA: 2, _Tissue.ENHANCING: 4, _Tissue.NECROTIC: 1}
 
 
 class _Canvas:
-    """A brain that is being painted. Lengths are fractions of half the field of view: +x right, +y front, +z head."""
+    """Brain that is being painted. Lengths are fractions of half the field of view: +x right, +y front, +z head."""
 
     def __init__(self, rng: np.random.Generator, size: Sequence[int], spacing: Sequence[float]) -> None:
         self.rng, self.size, self.spacing = rng, tuple(size), spacing
         axes = (np.linspace(-1 + 1 / n, 1 - 1 / n, n, dtype=np.float32) for n in size)
-        # no brain is as wide as the next, nor as the field of view
+        # the size of the brain varies, and it is smaller than the field of view
         x, y, z = ((axis + np.float32(rng.normal(0, 0.01))) / rng.uniform(0.94, 1.0) for axis in axes)
         self.x, self.y, self.z = x[:, None, None], y[:, None], z
         self.tissue = np.zeros(size, np.uint8)
@@ -59,7 +59,7 @@ class _Canvas:
         return smooth_noise(self.rng, self.size, self.spacing, scale, millimetres)
 
     def ellipsoid(self, centre: Sequence[float], radii: Sequence[float], mirrored: bool = False) -> Field:
-        """0 in the centre, 1 at the surface; ``mirrored``: one in each half of the brain."""
+        """Return a field that is 0 in the centre and 1 at the surface; ``mirrored``: one in each half of the brain."""
         x = np.abs(self.x) if mirrored else self.x
         squares = (((a - c) / r) ** 2 for a, c, r in zip((x, self.y, self.z), centre, radii, strict=True))
         level: Field = np.sqrt(sum(squares)).astype(np.float32)
@@ -76,8 +76,8 @@ def brain_phantom(
 
     Args:
         rng: the only source of randomness.
-        size: voxels (H, W, D), at least 16 each. The brain fills the field of view, whatever that is.
-        spacing: voxel size in mm, from which blur and texture follow.
+        size: voxels (H, W, D), at least 16 each. The brain fills the field of view, whatever its size.
+        spacing: voxel size in mm, which determines blur and texture.
 
     Returns:
         Two volumes in RAS, indices growing towards the patient's right, front and head: the images (4, H, W, D) in the
@@ -98,8 +98,8 @@ def brain_phantom(
 
 
 def _paint_brain(canvas: _Canvas) -> Field:
-    """Paint what is healthy. Returns the level of the cerebrum: 0 amid it, 1 at its surface."""
-    height = np.where(canvas.z > 0.1, 0.82, 0.45)  # flat below
+    """Paint the healthy tissues. Returns the level of the cerebrum: 0 in its middle, 1 at its surface."""
+    height = np.where(canvas.z > 0.1, 0.82, 0.45)  # flatter below
     halves = np.abs(canvas.x / 0.84) ** 2.2 + np.abs(canvas.y / 0.94) ** 2.2 + np.abs((canvas.z - 0.1) / height) ** 2.2
     cerebrum = np.minimum(np.sqrt(halves), canvas.ellipsoid((0.46, 0.12, -0.3), (0.32, 0.52, 0.34), mirrored=True))
     cerebrum = (cerebrum + 0.02 * canvas.noise(0.25)).astype(np.float32)
@@ -125,10 +125,10 @@ def _paint_cerebellum(canvas: _Canvas, level: Field) -> None:
 
 
 def _paint_cortex(canvas: _Canvas, level: Field) -> None:
-    fold = np.abs(canvas.noise(0.12))  # its zeros wind like the valleys of the cortex
+    fold = np.abs(canvas.noise(0.12))  # its zeros wind like the sulci of the cortex
     depth = 1 - level
     midline = np.abs(canvas.x) + 0 * level
-    # the halves are apart but for the corpus callosum
+    # only the corpus callosum connects the halves
     cleft = (canvas.ellipsoid((0, -0.03, 0.02), (9, 0.52, 0.32)) > 1) & (canvas.z > -0.25)
     canvas.paint(depth > 0, _Tissue.WHITE)
     canvas.paint((depth > 0) & ((depth < 0.08) | ((fold < 0.6) & (depth < 0.28))), _Tissue.GREY)
@@ -155,12 +155,12 @@ def _paint_ventricles(canvas: _Canvas) -> None:
     canvas.paint(lateral < 1, _Tissue.CSF)
     canvas.paint((lateral < 1) & (patches > 0.9) & (canvas.y < 0.15), _Tissue.CHOROID)
     for centre, radii in (((0, -0.04, -0.03), (0.03, 0.16, 0.13)), ((0, -0.3, -0.48), (0.09, 0.06, 0.12))):
-        canvas.paint(canvas.ellipsoid(centre, radii) < 1, _Tissue.CSF)  # third and fourth
+        canvas.paint(canvas.ellipsoid(centre, radii) < 1, _Tissue.CSF)  # third and fourth ventricle
 
 
 def _paint_tumour(canvas: _Canvas, level: Field) -> None:
     rng, brain = canvas.rng, canvas.tissue != _Tissue.NONE
-    thick = 2 * max(2 / n for n in canvas.size)  # of what surrounds another part: two voxels, dents and all
+    thick = 2 * max(2 / n for n in canvas.size)  # thickness of a part around another one: two voxels, dents included
     whole = rng.uniform(0.24, 0.42)
     core = max(whole * rng.uniform(0.5, 0.7), 1.3 * thick)
     # no core at the surface of the brain, where nothing could surround it
@@ -169,7 +169,7 @@ def _paint_tumour(canvas: _Canvas, level: Field) -> None:
     place = rng.choice(np.argwhere(crowding < max(0.02, crowding.min() + 0.001)))
     centre = [float(axis.ravel()[i]) for axis, i in zip((canvas.x, canvas.y, canvas.z), place, strict=True)]
     distance = canvas.ellipsoid(centre, rng.uniform(0.85, 1.15, 3).tolist())
-    # dents grow with the distance, so that the voxel in the centre always belongs
+    # dents grow with the distance, so that the voxel in the centre always belongs to the tumour
     distance *= 1 + 0.12 * np.clip(canvas.noise(0.15), -2, 2)
     spread = distance * (1 + 0.15 * np.clip(canvas.noise(0.2), -2, 2))
     spread *= np.where(canvas.tissue == _Tissue.GREY, 1.25, 1)  # oedema follows the white matter
@@ -181,7 +181,7 @@ def _paint_tumour(canvas: _Canvas, level: Field) -> None:
 
 
 def _scan(canvas: _Canvas, channel: int) -> NDArray[np.int16]:
-    """One sequence: tissues, texture, blur, bias field, noise, and the gain that no two scanners share."""
+    """Draw one sequence: tissues, texture, blur, bias field, noise, and a random gain, since scanners differ."""
     rng = canvas.rng
     brightness = np.full(len(_Tissue), _BRIGHTNESS[_Tissue.CSF][channel], np.float32)  # fluid surrounds the brain
     for tissue, row in _BRIGHTNESS.items():

@@ -37,14 +37,14 @@ def write_brats2020(
     size: Sequence[int] = BRAIN_SIZE,
     spacing: Sequence[float] = BRAIN_SPACING,
 ) -> Path:
-    """Write phantoms in the layout of BraTS 2020: a folder per patient, a file per sequence, all in LPS.
+    """Write phantoms in the layout of BraTS 2020: one folder per patient, one file per sequence, all in LPS.
 
     Args:
-        root: see :func:`write_btcv`; MICCAI_BraTS2020_TrainingData and, for cases without a label,
-            MICCAI_BraTS2020_ValidationData are made in it.
+        root: see :func:`write_btcv`. MICCAI_BraTS2020_TrainingData and, for cases without a label,
+            MICCAI_BraTS2020_ValidationData are created in it.
         num_training: labelled cases, BraTS20_Training_001 and so on.
         num_test: unlabelled cases, BraTS20_Validation_001 and so on.
-        seed: see :func:`write_msd_spleen`, as for size and spacing.
+        seed: see :func:`write_msd_spleen`, also for size and spacing.
         size: the least number of voxels (H, W, D).
         spacing: mean voxel size in mm.
 
@@ -97,6 +97,6 @@ def _case(files: tuple[str, ...], seed: tuple[int, ...], size: Sequence[int], sp
 def _brain(
     rng: np.random.Generator, size: Sequence[int], spacing: Sequence[float]
 ) -> tuple[NDArray[np.int16 | np.uint8], ...]:
-    """One volume per modality, and the label."""
+    """Draw one volume per modality, and the label."""
     images, label = brain_phantom(rng, size, spacing)
     return *images, label

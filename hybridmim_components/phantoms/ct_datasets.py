@@ -52,16 +52,17 @@ def write_msd_spleen(
     size: Sequence[int] = DEFAULT_SIZE,
     spacing: Sequence[float] = DEFAULT_SPACING,
 ) -> Path:
-    """Write phantoms in the layout of Task09 of the Medical Segmentation Decathlon, the spleen being labelled.
+    """Write phantoms in the layout of Task09 of the Medical Segmentation Decathlon, with the spleen as label.
 
-    Grids differ by case: up to 12 % more voxels, up to 8 % other spacing, four orientations. A case follows from the
-    seed and its number alone. What an interrupted call left is completed; what is there already is not written again.
+    Grids differ by case: up to 12 % more voxels, a spacing that differs by up to 8 %, and four orientations. A case
+    follows from the seed and its number alone. A call completes what an interrupted call has left, and does not write
+    existing files again.
 
     Args:
-        dataset_dir: a new or empty folder, or one that holds these very phantoms.
+        dataset_dir: a new or empty folder, or one that holds exactly these phantoms.
         num_training: labelled cases, spleen_1 and so on.
-        num_test: unlabelled cases; their numbers follow.
-        seed: non-negative; the same seed gives the same bytes.
+        num_test: unlabelled cases. Their numbers follow those of the labelled cases.
+        seed: non-negative. The same seed gives the same bytes.
         size: the least number of voxels (H, W, D).
         spacing: mean voxel size in mm.
 
@@ -83,9 +84,9 @@ def write_msd_liver(
     size: Sequence[int] = DEFAULT_SIZE,
     spacing: Sequence[float] = DEFAULT_SPACING,
 ) -> Path:
-    """Write phantoms in the layout of Task03 of the Decathlon: liver 1, and one to four tumours in it, 2.
+    """Write phantoms in the layout of Task03 of the Decathlon. Label 1 is the liver, label 2 its one to four tumours.
 
-    Arguments, result and errors are those of :func:`write_msd_spleen`; no case is one of its cases.
+    Arguments, result and errors are those of :func:`write_msd_spleen`. The two data sets have no case in common.
     """
     labels = {"liver": Organ.LIVER, "cancer": Organ.LIVER_TUMOUR}
     return _write_ct_task(dataset_dir, "liver", labels, (num_training, num_test), (seed, 2), size, spacing)
@@ -99,14 +100,14 @@ def write_btcv(
     size: Sequence[int] = DEFAULT_SIZE,
     spacing: Sequence[float] = DEFAULT_SPACING,
 ) -> Path:
-    """Write phantoms in the layout of BTCV, Training/img, Training/label and Testing/img, with its 13 organs.
+    """Write phantoms in the layout of BTCV (Training/img, Training/label and Testing/img), with its 13 organs.
 
     Args:
-        root: see ``dataset_dir`` of :func:`write_msd_spleen`; phantoms.json in it tells what they are.
-        num_training: labelled cases, 2 to 30. A fifth of them, 6 at most, bear the numbers 35 and up of the validation
-            cases in common use; the others 1 to 10 and then 21 to 34, as in the release.
+        root: see ``dataset_dir`` of :func:`write_msd_spleen`. phantoms.json in it says that these are phantoms.
+        num_training: labelled cases, 2 to 30. A fifth of them, 6 at most, have numbers from 35, as the validation cases
+            in common use. The others have numbers from 1 to 10 and then from 21 to 34, as in the release.
         num_test: unlabelled cases, 20 at most, from number 61.
-        seed: see :func:`write_msd_spleen`, as for size and spacing.
+        seed: see :func:`write_msd_spleen`, also for size and spacing.
         size: the least number of voxels (H, W, D).
         spacing: mean voxel size in mm.
 
@@ -140,12 +141,12 @@ def write_unlabelled(
     size: Sequence[int] = DEFAULT_SIZE,
     spacing: Sequence[float] = DEFAULT_SPACING,
 ) -> Path:
-    """Write phantoms without labels, none of which any labelled data set of the same seed holds.
+    """Write phantoms without labels. No labelled data set of the same seed contains any of them.
 
     Args:
-        folder: a new or empty folder, or one that holds these very phantoms; phantoms.json in it tells what they are.
-        num_volumes: how many, phantom_1.nii.gz and so on.
-        seed: see :func:`write_msd_spleen`, as for size and spacing.
+        folder: a new or empty folder, or one that holds exactly these phantoms. phantoms.json in it says what they are.
+        num_volumes: number of phantoms, phantom_1.nii.gz and so on.
+        seed: see :func:`write_msd_spleen`, also for size and spacing.
         size: the least number of voxels (H, W, D).
         spacing: mean voxel size in mm.
 
@@ -172,7 +173,7 @@ def _write_ct_task(
     size: Sequence[int],
     spacing: Sequence[float],
 ) -> Path:
-    """Label value 1 is the first entry of ``labels``, and so on."""
+    """Write a task of CT. Label value 1 is the first entry of ``labels``, and so on."""
     draw = partial(_ct, tuple(labels.values()))
     return write_msd(Path(root), prefix, tuple(labels), draw, counts, seed, size, spacing, _ORIENTATIONS)
 
@@ -180,7 +181,7 @@ def _write_ct_task(
 def _ct(
     labels: Sequence[Organ], rng: np.random.Generator, size: Sequence[int], spacing: Sequence[float]
 ) -> tuple[NDArray[np.int16 | np.uint8], ...]:
-    """Image and label, in which the first organ of ``labels`` is 1 and so on."""
+    """Draw image and label. Label value 1 is the first organ of ``labels``, and so on."""
     image, organs = abdomen_phantom(rng, size, spacing, [organ for organ in EXTRAS if organ in labels])
     values = np.zeros(len(Organ), np.uint8)
     values[list(labels)] = range(1, len(labels) + 1)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How phantoms get on disk: NIfTI files whose bytes follow from a seed, below a manifest that tells whose they are."""
+"""Writing of phantoms: NIfTI files whose bytes follow from a seed, with a manifest that says what they are."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ __all__ = ["ABOUT", "CaseFiles", "Draw", "case_content", "check_count", "grid_pa
 
 logger = logging.getLogger(__name__)
 
-#: What each manifest says of phantoms.
+#: Description of phantoms in each manifest.
 ABOUT = {
     "description": "Synthetic CT-like phantoms from a seeded generator. They show no patient and hold no patient data.",
     "reference": "hybridmim_components.phantoms",
     "licence": "Apache-2.0",
-    "release": "1",  # of the anatomy: a folder of another release is not taken for the same phantoms
+    "release": "1",  # of the anatomy; a folder of another release does not count as the same phantoms
 }
 Volumes = tuple[NDArray[Any], ...]
 #: Draws the volumes (H, W, D) of one case in RAS, from a generator, a size and a spacing.
 Draw = Callable[[np.random.Generator, Sequence[int], Sequence[float]], Volumes]
-#: Names of the files of a case, relative to the root, and what makes their contents.
+#: Names of the files of a case, relative to the root, and the function that makes their contents.
 CaseFiles = tuple[tuple[str, ...], Callable[[], tuple[bytes, ...]]]
 
 
@@ -54,15 +54,15 @@ def case_content(
     size: Sequence[int],
     spacing: Sequence[float],
 ) -> tuple[bytes, ...]:
-    """NIfTI files of one case, all on one grid.
+    """Make the NIfTI files of one case, all on one grid.
 
     Args:
-        num_files: how many of the volumes to keep: a case without a label goes without its last one.
-        draw: makes the volumes.
-        seed: of everything; the second number, that of the case, chooses its orientation.
-        orientations: those in turn, such as RAS.
-        size: the least number of voxels (H, W, D); up to 12 % more are drawn.
-        spacing: mean voxel size in mm; up to 8 % more or less are drawn.
+        num_files: number of volumes to keep. A case without a label drops its last volume.
+        draw: function that draws the volumes.
+        seed: seed of everything. Its second number is that of the case, which chooses the orientation.
+        orientations: orientations such as RAS, which the cases take in turn.
+        size: the least number of voxels (H, W, D). Up to 12 % more are drawn.
+        spacing: mean voxel size in mm. Up to 8 % more or less are drawn.
     """
     rng = np.random.default_rng(seed)
     grid = [round(n * rng.uniform(1, 1.12)) for n in size]
@@ -82,19 +82,19 @@ def _nifti(volume: NDArray[Any], affine: NDArray[np.float64], orientation: str) 
     image.set_qform(image.affine, code=1)
     image.set_sform(image.affine, code=1)
     image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), 6, mtime=0)  # a time of writing would make each copy differ
+    return gzip.compress(image.to_bytes(), 6, mtime=0)  # no time stamp, which would make each copy differ
 
 
 def write_cases(
     argument: str, root: Path, manifest_name: str, manifest: Mapping[str, object], cases: Sequence[CaseFiles]
 ) -> Path:
-    """Write what a folder lacks of these cases.
+    """Write those of the cases that a folder lacks.
 
     Args:
-        argument: what the caller's user knows ``root`` by.
-        root: a new or empty folder, or one whose manifest is this one.
-        manifest_name: name of the file that tells what the folder holds.
-        manifest: its content.
+        argument: name of the user's argument for ``root``, for messages.
+        root: a new or empty folder, or one that has the same manifest.
+        manifest_name: name of the file that says what the folder holds.
+        manifest: content of that file.
         cases: files, relative to ``root``.
 
     Returns:
@@ -112,7 +112,7 @@ def write_cases(
         logger.info("%s holds these phantoms already", root)
         return root
     logger.info("Writing %d phantom(s) to %s", len(missing), root)
-    # first, so that a call that was interrupted can be told from a stranger's folder and be completed
+    # the manifest first, so that a later call knows the folder of an interrupted one and completes it
     write_text(path, text)
     for names, make in missing:
         for name, content in zip(names, make(), strict=True):
@@ -124,7 +124,7 @@ def write_cases(
 
 
 def grid_parameters(seed: int, size: Sequence[int], spacing: Sequence[float]) -> dict[str, object]:
-    """What a manifest says of the seed and the grids.
+    """Return the entries of a manifest for the seed and the grids.
 
     Raises:
         ValueError: when one of them is out of range.
@@ -135,10 +135,10 @@ def grid_parameters(seed: int, size: Sequence[int], spacing: Sequence[float]) ->
 
 
 def check_count(name: str, value: int, minimum: int, maximum: int | None = None) -> None:
-    """Refuse what is not an integer from minimum to maximum.
+    """Refuse a value that is not an integer from minimum to maximum.
 
     Raises:
-        ValueError: names the argument, the rule and the value.
+        ValueError: when the value is refused; names the argument, the rule and the value.
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < minimum or (maximum is not None and value > maximum):

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What phantoms of any body part are made of: a grid, smooth random fields on it, and blur."""
+"""Parts of phantoms of any body part: a grid, smooth random fields on it, and blur."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def blur(volume: NDArray[np.float32], sigmas: Sequence[float]) -> NDArray[np.flo
 
 
 def _gaussians(n: int, pitch: float, sigma: float) -> NDArray[np.float32]:
-    """Weights (n, m) of Gaussians every ``pitch`` voxels; a matrix product per axis spares us a dependency on SciPy."""
+    """Return weights (n, m) of Gaussians every ``pitch`` voxels. One matrix product per axis then needs no SciPy."""
     centres = np.arange(math.ceil((n - 1) / pitch) + 1) * pitch
     return np.exp(-0.5 * ((np.arange(n)[:, None] - centres) / sigma) ** 2).astype(np.float32)
 
 
 def _along_axes(weights: Sequence[NDArray[np.float32]], volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    for matrix in reversed(weights):  # each product moves the last axis to the front: three restore the order
+    for matrix in reversed(weights):  # each product moves the last axis to the front, so that three restore the order
         volume = np.tensordot(matrix, volume, axes=(1, 2))
     return volume

@@ -33,7 +33,7 @@ _ORIENTATIONS = ("RAS", "LAS")
 def hippocampus_phantom(
     rng: np.random.Generator, size: Sequence[int], spacing: Sequence[float]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Draw a crop in RAS: a curved tube from back to front, thicker in front, in textured tissue beside dark fluid.
+    """Draw a crop in RAS: a curved tube from back to front, thicker in front, in textured tissue and beside dark fluid.
 
     Args:
         rng: the only source of randomness.
@@ -41,8 +41,8 @@ def hippocampus_phantom(
         spacing: voxel size in mm.
 
     Returns:
-        Image in the arbitrary units of a scanner, which differ by case, and label: 1 is the anterior part, 2 the
-        posterior.
+        Image and label. The units of the image are arbitrary and differ by case, as with scanners. Label 1 is the
+        anterior part, label 2 the posterior part.
 
     Raises:
         ValueError: when size or spacing is out of range.
@@ -75,7 +75,7 @@ def write_msd_hippocampus(
     size: Sequence[int] = SIZE,
     spacing: Sequence[float] = SPACING,
 ) -> Path:
-    """Write phantoms in the layout of Task04 of the Decathlon: anterior hippocampus 1, posterior 2.
+    """Write phantoms in the layout of Task04 of the Decathlon: label 1 is the anterior hippocampus, 2 the posterior.
 
     Arguments, result and errors are those of :func:`.ct_datasets.write_msd_spleen`.
     """

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The Decathlon's layout: imagesTr, labelsTr, imagesTs and a dataset.json that tells that these are phantoms."""
+"""The Decathlon's layout: imagesTr, labelsTr, imagesTs and a dataset.json that says that these are phantoms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hybridmim_components.phantoms.files import (
 
 __all__ = ["ABOUT_MR", "case_files", "write_msd"]
 
-#: What each manifest says of MR-like phantoms.
+#: Description of MR-like phantoms in each manifest.
 ABOUT_MR = {**ABOUT, "description": ABOUT["description"].replace("CT-like", "MR-like")}
 
 
@@ -48,16 +48,16 @@ def write_msd(
     """Write the phantoms of one task.
 
     Args:
-        root: a new or empty folder, or one that holds these very phantoms.
-        prefix: of the file names, such as ``spleen``.
-        label_names: of the label values from 1 on.
-        draw: makes image and label.
-        counts: cases with and without label.
-        seed: of the data set; it may have a second number, of the task.
+        root: a new or empty folder, or one that holds exactly these phantoms.
+        prefix: prefix of the file names, such as ``spleen``.
+        label_names: names of the label values from 1 on.
+        draw: function that draws image and label.
+        counts: number of cases with a label, and of cases without one.
+        seed: seed of the data set, and optionally a second number for the task.
         size: the least number of voxels (H, W, D).
         spacing: mean voxel size in mm.
-        orientations: of the cases in turn, such as RAS.
-        modality: as dataset.json has it, CT or MRI.
+        orientations: orientations such as RAS, which the cases take in turn.
+        modality: modality in dataset.json, CT or MRI.
 
     Returns:
         The folder.
@@ -95,5 +95,5 @@ def case_files(
     size: Sequence[int],
     spacing: Sequence[float],
 ) -> CaseFiles:
-    """Files of one case and what makes them; arguments as of :func:`.files.case_content`."""
+    """Return the files of one case and the function that makes them. Arguments as in :func:`.files.case_content`."""
     return files, partial(case_content, len(files), draw, seed, orientations, size, spacing)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Volumes pre-processed once, of which pre-training reads only the crops that it draws."""
+"""Prepared stores of volumes that are pre-processed once. Pre-training reads only the crops that it draws."""
 
 from __future__ import annotations
 

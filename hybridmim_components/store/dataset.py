@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Crops straight from a store: random ones around the foreground to train on, one in its middle to validate on."""
+"""Crops read directly from a store: random foreground crops for training, one central crop for validation."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ Place = list[int]
 
 
 class StoreDataset(Dataset, Randomizable):
-    """Reads the chunks of a volume that a crop touches, and no others.
+    """Data set of crops that reads only the chunks of a volume that a crop touches.
 
-    A random crop is centred on a foreground voxel, each with the same probability, and moved into the volume, as
-    ``RandCropByPosNegLabeld`` of the bundles does on the whole image. The one crop to validate on is that of
-    ``CropForegroundd`` and ``CenterSpatialCropd``. Smaller volumes are padded with background.
+    A random crop is centred on a foreground voxel. All foreground voxels have the same probability. A crop that
+    would leave the volume is moved into it, as ``RandCropByPosNegLabeld`` of the bundles does on the whole image. The
+    crop for validation is that of ``CropForegroundd`` and ``CenterSpatialCropd``. Smaller volumes are padded with
+    background.
 
     Args:
         data: volumes of a store.
-        roi_size: voxels of a crop.
-        crops_per_volume: random crops of each volume; None: the one in the middle of its foreground.
+        roi_size: size of a crop in voxels.
+        crops_per_volume: number of random crops of each volume; None: one crop in the middle of its foreground.
         transform: applied to each crop.
     """
 
@@ -59,9 +60,9 @@ class StoreDataset(Dataset, Randomizable):
         self.set_random_state(seed=get_seed())
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StoreDataset:
-        """Seed the crops, and the transform too, if it is random."""
+        """Seed the crops, and also the transform if it is random."""
         super().set_random_state(seed, state)
-        # drawn in any case, so that crops do not depend on what follows them
+        # always drawn, so that crops do not depend on the transform
         of_transform = int(self.R.randint(MAX_SEED, dtype="uint32"))
         if isinstance(self.transform, Randomizable):
             self.transform.set_random_state(seed=of_transform)
@@ -71,14 +72,14 @@ class StoreDataset(Dataset, Randomizable):
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any] | list[dict[str, Any]]:
-        """Crops of a volume.
+        """Read the crops of a volume.
 
         Returns:
-            ``image`` (C, *roi_size), float32, what the network takes in, and ``volume``; a list of as many as
-            ``crops_per_volume``, or one.
+            A list of ``crops_per_volume`` crops, or one crop if that is None. Each crop has ``image`` (C, *roi_size),
+            float32, which is the input of the network, and ``volume``.
 
         Raises:
-            ValueError: when the volume is not as it was written.
+            ValueError: when the stored volume is missing or damaged.
         """
         item = self.data[index]
         store, row = self.data.store, item["row"]
@@ -92,7 +93,7 @@ class StoreDataset(Dataset, Randomizable):
             return [self._item(shard, item, start, size) for start in starts]
 
     def _draw(self, shard: ShardReader, shape: Place, counts: np.ndarray) -> Place:
-        """First voxel of a crop around a foreground voxel: the chunk by its count, the voxel within it."""
+        """Draw the first voxel of a crop around a foreground voxel: first its chunk by the counts, then the voxel."""
         background = self.data.store.settings.background
         ends = np.cumsum(counts, dtype=np.int64)
         drawn = self.R.randint(int(ends[-1]))
@@ -116,12 +117,12 @@ class StoreDataset(Dataset, Randomizable):
         if tuple(size) != self.roi_size:
             image = _padded(image, self.roi_size)
         result = {"image": image, "volume": item["volume"]}
-        # not by its truth: the length of a Compose flattens it, which seeds it anew
+        # no truth test, since that takes the length of a Compose, which flattens it and seeds it anew
         return result if self.transform is None else self.transform(result)
 
 
 def _middle(box: Sequence[Place], roi_size: Sequence[int]) -> tuple[Place, Place]:
-    """First voxel and size of the crop in the middle of a box; no larger than the box."""
+    """Return first voxel and size of the crop in the middle of a box. It is no larger than the box."""
     extents = [high - low for low, high in zip(*box, strict=True)]
     starts = [max(0, extent // 2 - roi // 2) for extent, roi in zip(extents, roi_size, strict=True)]
     size = [min(roi, extent - s) for roi, extent, s in zip(roi_size, extents, starts, strict=True)]

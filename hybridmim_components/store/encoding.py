@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One volume as a Zarr v3 array of one shard, which any Zarr library reads."""
+"""Encoding of one volume as a Zarr v3 array of one shard, which any Zarr library can read."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ import numpy as np
 
 __all__ = ["CHUNK", "METADATA", "SHARD", "chunk_grid", "encode_volume", "with_attributes"]
 
-CHUNK = 32  # voxels a side: smaller ones cost more per chunk, larger ones hold more voxels that no crop wants
+CHUNK = 32  # voxels per side; smaller chunks cost more overhead, larger ones hold more voxels outside a crop
 METADATA = "zarr.json"
 SHARD = "c.0.0.0.0"
 
 
 def chunk_grid(shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """Number of chunks on each axis of a volume (C, H, W, D)."""
+    """Return the number of chunks on each axis of a volume (C, H, W, D)."""
     channels, *axes = (int(size) for size in shape)
     height, width, depth = (-(-size // CHUNK) for size in axes)
     return channels, height, width, depth
@@ -37,19 +37,19 @@ def encode_volume(voxels: np.ndarray, background: int) -> tuple[dict[str, Any], 
     """Compress a volume.
 
     Args:
-        voxels: (C, H, W, D), int16, with a voxel that is not ``background``.
-        background: the value of which whole chunks are left out.
+        voxels: (C, H, W, D), int16, with at least one voxel that is not ``background``.
+        background: chunks that hold only this value are left out.
 
     Returns:
         Metadata of the array (the content of its ``zarr.json``), and its one shard.
     """
-    import zarr  # optional: only this needs it
+    import zarr  # optional dependency that only this function needs
     from zarr.codecs import BloscCodec, Crc32cCodec
     from zarr.storage import MemoryStore
 
     files: dict[str, Any] = {}
     channels, *cells = chunk_grid(voxels.shape)
-    # from the start of the file the index is found without knowing how long the file is
+    # an index at the start of the file is found without knowing the file's length
     shards: Any = {"shape": (channels, *(n * CHUNK for n in cells)), "index_location": "start"}
     array = zarr.create_array(
         MemoryStore(files),
@@ -67,5 +67,5 @@ def encode_volume(voxels: np.ndarray, background: int) -> tuple[dict[str, Any], 
 
 
 def with_attributes(metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> bytes:
-    """Content of a ``zarr.json`` with attributes of ours."""
+    """Return the content of a ``zarr.json`` with additional attributes."""
     return json.dumps({**metadata, "attributes": dict(attributes)}).encode()

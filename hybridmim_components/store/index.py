@@ -29,24 +29,24 @@ from hybridmim_components.store.settings import StoreSettings
 
 __all__ = ["PreparedStore", "open_store", "read_settings", "records", "require_libraries", "write_index"]
 
-ATTRIBUTE = "hybridmim"  # under it zarr.json holds what is ours
+ATTRIBUTE = "hybridmim"  # key of this package's data in zarr.json
 FORMAT = 1
 ROWS, FOREGROUND = "index.npy", "foreground.npy"
 
 
 class PreparedStore:
-    """A store that can be read: its settings and the index of its volumes.
+    """Store that is open for reading, with its settings and the index of its volumes.
 
     Args:
-        place: where it lies.
-        settings: of its pre-processing.
+        place: where the store lies.
+        settings: settings of its pre-processing.
 
     Attributes:
         rows: structured array, one row per volume: ``name``; ``shape`` (C, H, W, D); ``source``, the files of the
-            image, one a line; ``source_spacing`` (mm); ``intensity``, per channel of the source its minimum, maximum,
-            mean and standard deviation; ``box``, first and last-plus-one voxel of the foreground; ``fingerprints``,
-            one per channel; ``bytes`` and ``checksum`` (SHA-256) of its shard; ``foreground_at``, where the counts of
-            :meth:`foreground` begin.
+            image, one per line; ``source_spacing`` (mm); ``intensity``, the minimum, maximum, mean and standard
+            deviation of each channel of the source; ``box``, first voxel of the foreground and one past its last
+            voxel; ``fingerprints``, one per channel; ``bytes`` and ``checksum`` (SHA-256) of its shard;
+            ``foreground_at``, where the counts of :meth:`foreground` begin.
 
     Raises:
         ValueError: when the store has no index.
@@ -74,7 +74,7 @@ class PreparedStore:
         self._map()
 
     def foreground(self, row: int) -> np.ndarray:
-        """Number of foreground voxels in each chunk of a volume, flat, in the order of its three axes."""
+        """Return the number of foreground voxels in each chunk of a volume, flat, in the order of its three axes."""
         first = int(self.rows[row]["foreground_at"])
         return self._foreground[first : first + int(np.prod(chunk_grid(self.rows[row]["shape"])[1:]))]
 
@@ -90,14 +90,14 @@ def open_store(
 
     Args:
         url: folder or fsspec URL of the store.
-        spacing: of the run, mm.
-        intensity_range: of the run, HU; for CT.
-        modalities: of the run; for MRI.
-        clip_percentiles: of the run; for MRI with one channel.
+        spacing: spacing of the run, mm.
+        intensity_range: intensity range of the run, HU; for CT.
+        modalities: modalities of the run; for MRI.
+        clip_percentiles: clip percentiles of the run; for MRI with one channel.
 
     Raises:
-        ValueError: when there is no store or no index, the package that reads it is missing, or a setting of the run is
-            not the store's; the message names it.
+        ValueError: when there is no store or no index, a package that reads it is missing, or a setting of the run
+            differs from the store's. The message names it.
     """
     if not url:
         raise ValueError("cache 'store' needs store, what `python -m hybridmim_components prepare` wrote, got none")
@@ -116,10 +116,10 @@ def open_store(
 
 
 def require_libraries(*names: str) -> None:
-    """Refuse to go on where what reads or writes a store is not installed.
+    """Require that the packages that read or write a store are installed.
 
     Raises:
-        ValueError: tells what to install.
+        ValueError: when one is missing; tells what to install.
     """
     for name in names:
         try:
@@ -132,10 +132,10 @@ def require_libraries(*names: str) -> None:
 
 
 def read_settings(place: StorePlace) -> StoreSettings | None:
-    """Settings of a store, or None where there is none.
+    """Read the settings of a store. Returns None if there is no store.
 
     Raises:
-        ValueError: when it is of a later format.
+        ValueError: when the store is of another format.
     """
     content = place.read(METADATA)
     own = json.loads(content)["attributes"].get(ATTRIBUTE, {}) if content else {}
@@ -145,13 +145,13 @@ def read_settings(place: StorePlace) -> StoreSettings | None:
 
 
 def write_settings(place: StorePlace, settings: StoreSettings) -> None:
-    """Make a store, a Zarr group."""
+    """Create a store, which is a Zarr group with its settings."""
     own = {ATTRIBUTE: {"format": FORMAT, "settings": settings.as_dict()}}
     place.write(METADATA, json.dumps({"zarr_format": 3, "node_type": "group", "attributes": own}).encode())
 
 
 def records(place: StorePlace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and record of each volume that was written to its end."""
+    """Yield name and record of each volume that was written completely."""
     for name in place.names():
         content = place.read(f"{name}/{METADATA}")
         if content is not None:
@@ -174,14 +174,14 @@ def write_index(place: StorePlace, settings: StoreSettings) -> int:
     channels = settings.channels
     longest = max((len(row[2]) for row in rows), default=1)
     table = np.array(rows, row_type(channels, longest))
-    place.remove(ROWS)  # never beside the counts of another run
+    place.remove(ROWS)  # so that old rows never lie beside new counts
     place.write(FOREGROUND, _npy(np.concatenate([np.empty(0, np.uint16), *counts])))
     place.write(ROWS, _npy(table))
     return len(table)
 
 
 def row_type(channels: int, longest_source: int) -> np.dtype:
-    """Type of a row of the index."""
+    """Return the type of a row of the index."""
     fields: list[tuple[Any, ...]] = [
         ("name", "S16"),
         ("shape", "i4", 4),

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The files of a store, on a local disk or, through fsspec, in an object store."""
+"""Access to the files of a store, on a local disk or, through fsspec, in an object store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Ranges = Sequence[tuple[int, int]]
 
 
 class StorePlace:
-    """Reads and writes the files of a store; each file appears whole or not at all.
+    """Reader and writer of the files of a store. A file appears complete or not at all.
 
     Args:
         url: a folder, or an fsspec URL such as ``s3://bucket/store``, whose file system must be installed.
@@ -66,11 +66,11 @@ class StorePlace:
 
     @property
     def folder(self) -> Path | None:
-        """The store's folder, or None where it does not lie on a local disk."""
+        """The store's folder, or None if it does not lie on a local disk."""
         return Path(self._connect()[1]) if self.is_local else None
 
     def names(self) -> list[str]:
-        """Names of what lies directly in the store, sorted, without hidden files; nothing where there is no store."""
+        """List the names directly in the store, sorted and without hidden files; none if there is no store."""
         system, root = self._connect()
         if not system.exists(root):
             return []
@@ -78,7 +78,7 @@ class StorePlace:
         return sorted(name for name in names if not name.startswith("."))
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file, or None where there is none."""
+        """Read a file. Returns None if there is none."""
         system, root = self._connect()
         try:
             return system.cat_file(f"{root}/{name}")
@@ -86,7 +86,7 @@ class StorePlace:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file: an object store puts objects whole, a local disk gets a rename."""
+        """Write a file atomically, on a local disk by a rename and in an object store as one object."""
         system, root = self._connect()
         if self.is_local:
             write_bytes(f"{root}/{name}", content)
@@ -100,18 +100,18 @@ class StorePlace:
             system.rm_file(f"{root}/{name}")
 
     def array(self, name: str) -> np.ndarray:
-        """Map a .npy file into memory, so that processes share it and only what is used is read."""
+        """Map a .npy file into memory, so that processes share it and read only what they use."""
         system, root = self._connect()
         if self.is_local:
             return np.load(f"{root}/{name}", mmap_mode="r")
         with TemporaryDirectory() as folder:
             copy = str(Path(folder) / "copy.npy")
             system.get_file(f"{root}/{name}", copy)
-            return np.load(copy, mmap_mode="r")  # the mapping outlives the name
+            return np.load(copy, mmap_mode="r")  # the mapping outlives the file's name
 
     @contextmanager
     def ranges(self, name: str) -> Iterator[Callable[[Ranges], list[bytes]]]:
-        """Open a file to read ranges of its bytes, each (first, number).
+        """Open a file to read ranges of its bytes. Each range is the first byte and the number of bytes.
 
         Raises:
             FileNotFoundError: when there is no such file.
@@ -129,7 +129,7 @@ class StorePlace:
 
 
 def _read_at_once(system: Any, path: str, ranges: Ranges) -> list[bytes]:
-    """One request from the first to the last byte: an object store takes longer to answer than to send."""
+    """Read all ranges by one request, since an object store takes longer to answer than to send the rest."""
     start = min(first for first, _ in ranges)
     content = system.cat_file(path, start=start, end=max(first + number for first, number in ranges))
     return [content[first - start : first - start + number] for first, number in ranges]

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One volume on its way into a store: read, checked, resampled, rounded, compressed, written."""
+"""Preparation of one volume for a store: read, check, resample, round, compress and write it."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ __all__ = ["foreground_counts", "prepare_volume", "source_state", "volume_name"]
 
 
 def volume_name(image: Image) -> str:
-    """Name of a volume in a store: it follows from the paths of its files."""
+    """Return the name of a volume in a store, which follows from the paths of its files."""
     return hashlib.sha256("\n".join(image_files(image)).encode()).hexdigest()[:16]
 
 
 def source_state(image: Image) -> list[list[int]]:
-    """What changes when a file of an image is replaced."""
+    """Return the state of an image's files, which changes when one of them is replaced."""
     return [file_state(path) for path in image_files(image)]
 
 
 def prepare_volume(image: Image, place: StorePlace, settings: StoreSettings) -> list[str]:
     """Pre-process a volume and write it.
 
-    Its ``zarr.json`` is removed first and written last, so that a volume that has one is whole.
+    Its ``zarr.json`` is removed first and written last, so that a volume with a ``zarr.json`` is complete.
 
     Args:
         image: file, folder of a DICOM series, or one file per modality.
         place: the store.
-        settings: of the pre-processing.
+        settings: settings of the pre-processing.
 
     Returns:
-        What is unusual about it, see :func:`.doubts_of_image`.
+        What is unusual about the volume, see :func:`.doubts_of_image`.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read or is not usable, see :func:`.volumes.read_volume`, or holds nothing within
+        ValueError: when the volume cannot be read or used, see :func:`.volumes.read_volume`, or holds nothing within
             the intensity range.
     """
     name, state = volume_name(image), source_state(image)
@@ -76,7 +76,7 @@ def prepare_volume(image: Image, place: StorePlace, settings: StoreSettings) -> 
         "source_spacing": np.asarray(volume.pixdim).tolist(),
         "affine": np.asarray(resampled.affine).tolist(),
         "intensity": [_statistics(np.asarray(channel)) for channel in volume],
-        # in MRI those above the mean, which is what the validation crop is centred on
+        # in MRI, the box of the voxels above the mean, on which the validation crop is centred
         "box": _box(np.any(voxels > settings.background, axis=0)),
         "foreground": base64.b64encode(foreground_counts(mask).astype("<u2").tobytes()).decode(),
         "fingerprints": [fingerprint(volume[channel : channel + 1]) for channel in range(len(volume))],
@@ -90,7 +90,7 @@ def prepare_volume(image: Image, place: StorePlace, settings: StoreSettings) -> 
 
 
 def foreground_counts(mask: np.ndarray) -> np.ndarray:
-    """Number of voxels of a mask (H, W, D) in each chunk, flat, uint16."""
+    """Count the voxels of a mask (H, W, D) in each chunk. Returns a flat array of uint16."""
     grid = chunk_grid((1, *mask.shape))[1:]
     padded = np.pad(mask, [(0, n * CHUNK - size) for n, size in zip(grid, mask.shape, strict=True)])
     blocks = padded.reshape(grid[0], CHUNK, grid[1], CHUNK, grid[2], CHUNK)
@@ -98,7 +98,7 @@ def foreground_counts(mask: np.ndarray) -> np.ndarray:
 
 
 def _transforms(settings: StoreSettings) -> Compose:
-    """The deterministic transforms of the bundles after loading and orientation; CT is clipped when it is stored."""
+    """Return the bundles' deterministic transforms after loading and orientation. CT is clipped when it is stored."""
     transforms: list[Any] = [Spacingd("image", pixdim=settings.spacing, mode="bilinear")]
     if settings.modalities:
         transforms.append(NormalizeIntensityd("image", nonzero=True, channel_wise=True))
@@ -113,7 +113,7 @@ def _statistics(voxels: np.ndarray) -> list[float]:
 
 
 def _box(mask: np.ndarray) -> Sequence[Sequence[int]]:
-    """First and last-plus-one voxel of a mask on each axis; the whole volume where it is empty."""
+    """Return first and last-plus-one voxel of a mask on each axis, or of the whole volume if the mask is empty."""
     low, high = [], []
     for axis, size in enumerate(mask.shape):
         hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))

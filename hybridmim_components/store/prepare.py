@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The command ``prepare``: every volume below some folders into a store, in parallel; a repeat does what is left."""
+"""The command ``prepare``, which puts the volumes below folders into a store in parallel. A repeat does the rest."""
 
 from __future__ import annotations
 
@@ -50,31 +50,32 @@ def prepare_store(
     verify: bool = False,
     part: str | None = None,
 ) -> int:
-    """Pre-process volumes into a store, and index all that the store then holds.
+    """Pre-process volumes into a store, and index all volumes in the store.
 
-    Several machines share the work by ``part``: each prepares its share of the volumes and writes no index. One command
-    without ``part``, after them, does what is left and writes it: the same store as one machine makes.
+    Several machines can share the work by ``part``. Each machine prepares its share of the volumes and writes no index.
+    Afterwards, one command without ``part`` does what is left and writes the index. The result is the same store that
+    one machine would make.
 
-    What the store has already is left as it is, unless the size or time of change of its source differs. A run that was
-    killed loses the volumes it was at; the next one goes on.
+    A volume that is already in the store is left as it is, unless the size or modification time of its source has
+    changed. A run that is killed loses only the volumes that it was working on, and the next run continues.
 
     Args:
         images: folders, see :func:`.find_volumes`.
         store: folder or fsspec URL.
-        settings: of the pre-processing; those that the store was made with, if it is there.
-        num_workers: processes; 0: this one alone.
-        skip_unreadable: leave out unusable volumes and log them, instead of raising.
-        verify: compare each volume that is there with its checksum, and prepare it anew where it differs.
-        part: such as ``2/4``: the second of four shares. Parts need no lock: each volume is in one of them.
+        settings: settings of the pre-processing. An existing store must have been made with the same settings.
+        num_workers: number of processes; 0: this process alone.
+        skip_unreadable: log unusable volumes and leave them out, instead of raising.
+        verify: compare each volume in the store with its checksum, and prepare it anew if it differs.
+        part: such as ``2/4``, the second of four shares. Parts need no lock, since each volume is in one of them only.
 
     Returns:
-        Number of volumes in the store, or, with ``part``, in its share.
+        Number of volumes in the store or, with ``part``, in its share.
 
     Raises:
         FileNotFoundError: when a folder does not exist or holds no volume.
-        OSError: when the store is a folder that cannot be written, or into which another process prepares volumes.
-        ValueError: when part is no share, the store was made with other settings, a package is missing, a process
-            died, or volumes are unusable: then the others are done, but the store has no new index.
+        OSError: when the store is a folder that cannot be written to, or into which another process prepares volumes.
+        ValueError: when part is not a share, the store was made with other settings, a package is missing, a process
+            died, or volumes are unusable. In the last case, the other volumes are done, but the index is not renewed.
     """
     require_libraries("zarr", "numcodecs", "google_crc32c")
     folders = [images] if isinstance(images, (str, Path)) else images
@@ -83,7 +84,7 @@ def prepare_store(
             raise FileNotFoundError(f"images must be existing folders, got {folder}")
     place = StorePlace(store)
     share = _share(part)
-    if place.names() and read_settings(place) is None:  # in this order: another part may be making the store
+    if place.names() and read_settings(place) is None:  # in this order, since another part may be making the store
         raise ValueError(f"store must be a prepared store or an empty folder, got {store}, which holds files")
     lock = FolderLock(store=None if part else place.folder)  # an object store has no locks
     try:
@@ -123,7 +124,7 @@ def _fill(
 
 
 def _share(part: str | None) -> tuple[int, int]:
-    """Number of a part and of all parts, from a text such as 2/4."""
+    """Return the number of a part and the number of all parts, from a text such as 2/4."""
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part or "1/1")
     number, of = map(int, found.groups()) if found else (0, 0)
     if not 1 <= number <= of:
@@ -132,12 +133,12 @@ def _share(part: str | None) -> tuple[int, int]:
 
 
 def _place_of(name: str) -> int:
-    """A number that follows from the name alone, so that each part draws the same shares."""
+    """Return a number that follows from the name alone, so that all parts draw the same shares."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16)
 
 
 def _settle(place: StorePlace, settings: StoreSettings) -> None:
-    """Make the store, or see that it was made with the same settings."""
+    """Create the store, or check that it was made with the same settings."""
     existing = read_settings(place)
     if existing is None:
         write_settings(place, settings)
@@ -166,11 +167,11 @@ def _checksum(place: StorePlace, name: str) -> str:
 
 
 def _run(prepare: partial[_Outcome], images: Sequence[Image], num_workers: int) -> Iterator[_Outcome]:
-    """Each volume, in the order in which they are done."""
+    """Yield the outcome of each volume, in the order in which they are done."""
     if num_workers < 1 or len(images) < 2:
         yield from map(prepare, images)
         return
-    # spawned: threads of torch and ITK do not survive a fork
+    # spawned, since threads of torch and ITK do not survive a fork
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_workers, len(images)), context, initializer=quieten_readers) as pool:
         jobs = [pool.submit(prepare, image) for image in images]

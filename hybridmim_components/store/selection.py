@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which volumes of a store a pre-training run sees, without a Python object for each of them."""
+"""Selection of the volumes of a store that a pre-training run sees, without a Python object for each of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["StoredPool", "StoredVolumes"]
 
 
 class StoredVolumes(Sequence[dict[str, Any]]):
-    """Some volumes of a store, as items of a data set.
+    """Volumes selected from a store, as items of a data set.
 
     An item has ``image``, the files that the volume came from, ``volume``, a number that follows from its voxels, and
     ``row``, its place in the index.
@@ -56,17 +56,17 @@ class StoredVolumes(Sequence[dict[str, Any]]):
         return {"image": row["source"].decode().split("\n"), "volume": volume, "row": number}
 
     def fingerprints(self) -> set[str]:
-        """Fingerprints of all channels of all of these volumes."""
+        """Return the fingerprints of all channels of all of these volumes."""
         return {digest.decode() for digest in self.store.rows["fingerprints"][self.rows].ravel().tolist()}
 
 
 @dataclass(frozen=True)
 class StoredPool:
-    """All volumes of a store that may be seen, and how they are split.
+    """Volumes of a store that pre-training may see, and how they are split.
 
     Attributes:
         store: the store.
-        val_fraction: share of the volumes that validates pre-training.
+        val_fraction: share of the volumes to validate pre-training on.
         split_seed: seed of the split.
     """
 
@@ -75,9 +75,9 @@ class StoredPool:
     split_seed: int
 
     def known_fingerprints(self, images: Iterable[Image]) -> dict[tuple[str, ...], list[str]]:
-        """Fingerprints of images that the store was prepared from, if their files have not changed since.
+        """Return the fingerprints of images that the store was prepared from and whose files have not changed since.
 
-        They are given by the files of the image. Those of other images are not among them: these must be read.
+        The keys are the files of each image. Other images are not among them and must be read.
         """
         names = {volume_name(image).encode(): image_files(image) for image in images}
         rows = np.flatnonzero(np.isin(self.store.rows["name"], list(names)))
@@ -90,10 +90,10 @@ class StoredPool:
         return known
 
     def split(self, without: Collection[str]) -> tuple[StoredVolumes, StoredVolumes, int]:
-        """Split the volumes, each image once.
+        """Split the volumes into training and validation, with each image once.
 
         Args:
-            without: fingerprints; a volume that bears one of them, be it in one channel, is left out.
+            without: fingerprints. A volume is left out if one of its channels has one of them.
 
         Returns:
             Volumes to train on, volumes to validate on, and the number of those left out for ``without``.
@@ -103,7 +103,7 @@ class StoredPool:
         """
         digests = np.asarray(self.store.rows["fingerprints"])
         barred = np.isin(digests, [digest.encode() for digest in without]).any(axis=1)
-        # of copies the first one stays, as of images that share one modality
+        # the first of several copies stays, and images that share one modality count as copies
         _, first, inverse = np.unique(digests.ravel(), return_index=True, return_inverse=True)
         first_row = first[inverse.reshape(digests.shape)] // digests.shape[1]
         copies = (first_row < np.arange(len(digests))[:, None]).any(axis=1)

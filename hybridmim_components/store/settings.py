@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How the volumes of a store were pre-processed, and how its whole numbers become the input of a network."""
+"""Settings of a store: how its volumes are pre-processed, and how its integers become the input of a network."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ from hybridmim_components.data.volumes import VolumeRules
 __all__ = ["StoreSettings"]
 
 HU_LIMIT = 32767
-STEPS_PER_DEVIATION = 512  # of z-scored MRI: rounding errs by 0.001 standard deviations at most
+STEPS_PER_DEVIATION = 512  # of z-scored MRI; the rounding error is at most 0.001 standard deviations
 
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """Pre-processing of a store: CT has ``intensity_range``, MRI ``modalities``, or ``clip_percentiles`` (one channel).
+    """Pre-processing of a store: CT has ``intensity_range``, MRI ``modalities`` or ``clip_percentiles`` (one channel).
 
-    Stored voxels are int16. CT: HU, clipped to the range and rounded, so that the input of a network errs by
-    ``0.5 / (high - low)`` at most. MRI: z-scores of each modality inside the brain, or of the whole image once it is
-    clipped to its percentiles, in steps of 1/512, so that they err by 0.001 at most.
+    Stored voxels are int16. CT is stored as HU, clipped to the range and rounded. This changes the input of a network
+    by at most ``0.5 / (high - low)``. MRI is stored as z-scores in steps of 1/512, which changes them by at most 0.001.
+    With ``modalities``, the z-scores are those of each modality inside the brain. With ``clip_percentiles``, they are
+    those of the whole image after clipping.
 
     Attributes:
-        spacing: of the voxels, mm.
+        spacing: spacing of the voxels, mm.
         intensity_range: HU that become 0 and 1; whole numbers.
         modalities: MRI sequences, which are the channels.
-        clip_percentiles: of MRI with one channel, in 0..100, low first.
+        clip_percentiles: percentiles of MRI with one channel, in 0..100, low first.
 
     Raises:
         ValueError: when a setting is out of range, or not exactly one of the last three is given.
@@ -75,24 +76,24 @@ class StoreSettings:
 
     @property
     def rules(self) -> VolumeRules:
-        """What a volume must be."""
+        """Requirements on a volume."""
         brain, ct = self.modalities is not None, self.intensity_range is not None
         return VolumeRules(channels=self.channels, zero_background=brain, hounsfield=ct)
 
     @property
     def background(self) -> int:
-        """Stored number of what is no foreground; it becomes 0."""
+        """Stored number of the background, which becomes 0 in the input of a network."""
         return int(self.intensity_range[0]) if self.intensity_range else 0
 
     @property
     def scale(self) -> float:
-        """What a step of the stored numbers is in the network's input."""
+        """Size of one stored step in the input of a network."""
         if self.intensity_range:
             return 1.0 / (self.intensity_range[1] - self.intensity_range[0])
         return 1.0 / STEPS_PER_DEVIATION
 
     def stored(self, voxels: np.ndarray) -> np.ndarray:
-        """Numbers to store.
+        """Convert voxels to the numbers that are stored.
 
         Args:
             voxels: (C, H, W, D), HU or z-scores.
@@ -106,11 +107,11 @@ class StoreSettings:
         return np.clip(np.rint(voxels * STEPS_PER_DEVIATION), -HU_LIMIT, HU_LIMIT).astype(np.int16)
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings that are given, as JSON holds them."""
+        """Return the settings that are given, as JSON holds them."""
         return {field.name: list(value) for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """A text per setting that differs from those of ``other``, each with its name and both values."""
+        """Return one text for each setting that differs from ``other``, with its name and both values."""
         own = self.as_dict()
         different = [name for name in sorted(own.keys() | other.keys()) if own.get(name) != other.get(name)]
         return [f"{name} {own.get(name)} instead of {other.get(name)}" for name in different]

@@ -9,10 +9,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Reading boxes of a stored volume straight from its shard.
+"""Reading of boxes of a stored volume directly from its shard.
 
-zarr itself spends most of a crop's time on the some 60 chunks that the crop touches, one by one; the shard's own index
-tells where they lie, and reading them by it takes a fraction (``benchmarks/prepared_store.py`` compares them).
+A crop touches some 60 chunks, and zarr itself spends most of the time reading them one by one. The shard's own index
+tells where they lie. Reading them by it takes a fraction of the time (``benchmarks/prepared_store.py`` compares both).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from hybridmim_components.store.places import Ranges, StorePlace
 
 __all__ = ["ShardReader", "open_shard"]
 
-ABSENT = 2**64 - 1  # a chunk of nothing but background is not stored
+ABSENT = 2**64 - 1  # a chunk with only background is not stored
 CRC = 4  # bytes
 
 
 class DamagedError(Exception):
-    """A shard is not as it was written."""
+    """Error for a shard that is not as it was written."""
 
 
 @contextmanager
@@ -43,12 +43,12 @@ def open_shard(place: StorePlace, name: str, shape: Sequence[int], background: i
 
     Args:
         place: the store.
-        name: of the volume.
+        name: name of the volume.
         shape: (C, H, W, D).
         background: value of chunks that are not stored.
 
     Raises:
-        ValueError: when the volume is not there, or not as it was written.
+        ValueError: when the volume is missing or damaged.
     """
     try:
         with place.ranges(f"{name}/{SHARD}") as read:
@@ -61,10 +61,10 @@ def open_shard(place: StorePlace, name: str, shape: Sequence[int], background: i
 
 
 class ShardReader:
-    """Reads boxes of one volume.
+    """Reader of boxes of one volume.
 
     Args:
-        read: gives ranges of the shard's bytes.
+        read: function that returns ranges of the shard's bytes.
         shape: (C, H, W, D) of the volume.
         background: value of chunks that are not stored.
     """
@@ -89,10 +89,10 @@ class ShardReader:
 
         Args:
             start: first voxel on the three axes.
-            out: (C, h, w, d), int16, which is filled; the box must lie inside the volume.
+            out: array (C, h, w, d), int16, that is filled. The box must lie inside the volume.
 
         Raises:
-            DamagedError: when the shard is not as it was written.
+            DamagedError: when the shard is damaged.
         """
         stop = [first + size for first, size in zip(start, out.shape[1:], strict=True)]
         cells = list(product(*(range(a // CHUNK, -(-b // CHUNK)) for a, b in zip(start, stop, strict=True))))
@@ -117,6 +117,6 @@ def _libraries() -> tuple[ModuleType, Callable[[bytes], int]]:
     import google_crc32c
     from numcodecs import blosc
 
-    # its threads do not survive the fork of a data loader's workers, which run beside each other as it is
+    # blosc's threads do not survive the fork of a data loader's workers, which run in parallel anyway
     blosc.use_threads = False
     return blosc, google_crc32c.value

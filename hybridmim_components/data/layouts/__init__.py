@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""How each published data set lies on disk: one file per layout, each with a function ``read``."""
+"""Layouts of the published data sets on disk: one file per layout, each with a function ``read``."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@
 # limitations under the License.
 
 
-"""BraTS 2020 (https://www.med.upenn.edu/cbica/brats2020): a folder per patient, a file per modality.
+"""BraTS 2020 (https://www.med.upenn.edu/cbica/brats2020): one folder per patient, one file per modality.
 
-``BraTS20_Training_001/BraTS20_Training_001_{flair,t1,t1ce,t2,seg}.nii.gz``; also ``imagesTr`` and ``labelsTr`` with all
-modalities in one file, as MONAI Label serves them.
+The files are ``BraTS20_Training_001/BraTS20_Training_001_{flair,t1,t1ce,t2,seg}.nii.gz``. Also read are ``imagesTr``
+and ``labelsTr`` with all modalities in one file, as MONAI Label serves them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 def read(root: Path, modalities: Sequence[str] = MODALITIES) -> Found:
-    """Cases of either layout; ``image`` is a list of paths in the order of ``modalities``, or one path.
+    """Read the cases of either layout. ``image`` is a list of paths in the order of ``modalities``, or one path.
 
     Raises:
         FileNotFoundError: when there is no case.
-        ValueError: when two files have one name.
+        ValueError: when two files have the same name but for their suffix.
     """
     if (root / "imagesTr").is_dir():
         return msd.read(root)
@@ -76,7 +76,7 @@ def _patients(root: Path) -> list[Path]:
 
 
 def _lacking_everywhere(root: Path, files: dict[str, dict[str, Path]], modalities: Sequence[str]) -> list[str]:
-    """One text instead of hundreds where a sequence was never taken, or the folder holds no labels."""
+    """Return one text, instead of hundreds, if no case has one of the modalities, or none has a label."""
     present = {name[len(case_id) + 1 :] for case_id, own in files.items() for name in own}
     lacking = [m for m in modalities if m not in present]
     if lacking:
@@ -88,7 +88,7 @@ def _lacking_everywhere(root: Path, files: dict[str, dict[str, Path]], modalitie
 
 
 def _irregular_label(case_id: str, own: dict[str, Path]) -> Path | None:
-    """Case 355 of the release has its label as ``W39_1998.09.19_Segm.nii``."""
+    """Find a label with an irregular name, such as ``W39_1998.09.19_Segm.nii`` of case 355 of the release."""
     others = [path for name, path in own.items() if not name.startswith(f"{case_id}_") and "seg" in name.lower()]
     if len(others) != 1:
         return None

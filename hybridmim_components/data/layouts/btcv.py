@@ -12,8 +12,8 @@
 
 """BTCV, Beyond the Cranial Vault (https://www.synapse.org/Synapse:syn3193805), in the two layouts in use.
 
-As it unpacks: ``RawData/Training`` with ``img/img0001.nii.gz`` and ``label/label0001.nii.gz``. As Swin UNETR's users
-have it: ``imagesTr`` and ``labelsTr``, with these or with equal names.
+The download unpacks to ``RawData/Training`` with ``img/img0001.nii.gz`` and ``label/label0001.nii.gz``. Users of Swin
+UNETR have ``imagesTr`` and ``labelsTr``, with these file names or with equal names for image and label.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from hybridmim_components.data.layouts.files import Found, find_nifti, pair, req
 
 __all__ = ["STANDARD_VALIDATION", "read"]
 
-#: Endings of the validation cases of the split in common use, 24 for training and 6 for validation.
+#: Endings of the validation cases in the split in common use, which has 24 cases for training and 6 for validation.
 STANDARD_VALIDATION = tuple(f"{number:04d}" for number in range(35, 41))
 
 
 def read(root: Path) -> Found:
-    """Cases of either layout, paired by what follows ``img`` and ``label`` in the files' names.
+    """Read the cases of either layout, paired by what follows ``img`` and ``label`` in the file names.
 
     Raises:
         FileNotFoundError: when a part of the layout does not exist.
-        ValueError: when two files have one case id.
+        ValueError: when two files have the same case id.
     """
     names = ("imagesTr", "labelsTr") if (root / "imagesTr").is_dir() else ("img", "label")
     require_folders(root, *names)

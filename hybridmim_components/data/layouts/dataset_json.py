@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""dataset.json, the Decathlon's table of a task: a cross-check of known data sets. Its paths are never followed."""
+"""dataset.json, the Decathlon's table of a task, as a cross-check of known data sets. Its paths are never followed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LABEL_VALUE = re.compile(r"[0-9]{1,9}")
 
 
 def label_names(root: Path) -> dict[int, str]:
-    """Names by label value, from dataset.json.
+    """Read the names by label value from dataset.json.
 
     Raises:
-        ValueError: when the file does not exist, or has no such table.
+        ValueError: when the file does not exist or has no valid table of labels.
     """
     file = root / "dataset.json"
     rule = "dataset.json must have a table 'labels' of values and names"
@@ -51,7 +51,7 @@ def label_names(root: Path) -> dict[int, str]:
 
 
 def is_ct(root: Path) -> bool:
-    """Whether dataset.json says that all images are CT."""
+    """Return whether dataset.json says that all images are CT."""
     try:
         modality = read_json_object(root / "dataset.json").get("modality")
     except (OSError, ValueError):
@@ -60,12 +60,12 @@ def is_ct(root: Path) -> bool:
 
 
 def compare_dataset_json(root: Path, expected: Mapping[int, str] | None, found: Found) -> None:
-    """Add to ``found`` where a folder's dataset.json, if there is one, tells of another task or of other cases.
+    """Compare a folder with its dataset.json, if there is one, and add to ``found`` where task or cases differ.
 
     Args:
         root: the folder.
         expected: names by label value of the data set; None: those of the file.
-        found: what lies in the folder. Other label values are a problem, all else is a doubt.
+        found: content of the folder. Other label values are added as a problem, all other differences as doubts.
     """
     file = root / "dataset.json"
     if not file.is_file():
@@ -95,12 +95,12 @@ def _compare_labels(file: Path, name: Any, names: Mapping[int, str], expected: M
 
 
 def _words(names: Mapping[int, str]) -> set[str]:
-    """Words of the names of all labels but the background: Anterior is the anterior hippocampus."""
+    """Return the words in all names but the background's, so that Anterior matches anterior hippocampus."""
     return {word for value, name in names.items() if value for word in name.lower().split()}
 
 
 def _training_images(content: Mapping[str, Any]) -> list[str]:
-    """File names of the images that the table lists for training."""
+    """Return the file names of the images that the table lists for training."""
     items = content.get("training")
     images = (
         [item.get("image") if isinstance(item, dict) else None for item in items] if isinstance(items, list) else []

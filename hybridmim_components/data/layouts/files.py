@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""Finding NIfTI files by case id, and pairing images with labels."""
+"""Search for NIfTI files by case id, and pairing of images with labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass
 class Found:
-    """What a folder holds: its complete cases, one text for each case that is not, and what is unusual."""
+    """Content of a folder: its complete cases, a text for each problem with the others, and what is unusual."""
 
     cases: list[Case] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -37,13 +37,13 @@ class Found:
 
 
 def case_id_of(path: str | Path) -> str:
-    """Name of a NIfTI file without its suffix."""
+    """Return the name of a NIfTI file without its suffix."""
     name = Path(path).name
     return next((name[: -len(s)] for s in _SUFFIXES if name.endswith(s)), name)
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name can stand in a log, a table and a UTF-8 file: no control characters, no bytes that are no text."""
+    """Return whether a name fits into logs, tables and UTF-8 files: no control characters, no undecodable bytes."""
     return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
 
 
@@ -51,18 +51,18 @@ def require_plain_name(path: Path) -> None:
     """Refuse a file or folder whose name would break a line of a log or table.
 
     Raises:
-        ValueError: shows the name with its characters escaped.
+        ValueError: when the name is refused; shows it with its characters escaped.
     """
     if not is_plain_name(path.name):
         raise ValueError(f"names must be UTF-8 without control characters, got {path.name!r} in {path.parent}")
 
 
 def find_nifti(folder: Path) -> dict[str, Path]:
-    """NIfTI files of one folder by case id. Hidden files are passed over: MSD's archives hold macOS's ``._*`` copies.
+    """Find the NIfTI files of a folder by case id. Hidden files are skipped, such as macOS's ``._*`` in MSD's archives.
 
     Raises:
         FileNotFoundError: when the folder does not exist.
-        ValueError: when two files have one case id, or a name is no plain text.
+        ValueError: when two files have the same case id, or a name is not plain text.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
@@ -79,10 +79,10 @@ def find_nifti(folder: Path) -> dict[str, Path]:
 
 
 def require_folders(root: Path, *names: str) -> None:
-    """Refuse a folder that lacks a part of its layout, and look one or two levels deeper for what was meant.
+    """Refuse a folder that lacks a part of its layout, and suggest a folder one or two levels deeper that has it.
 
     Raises:
-        FileNotFoundError: names the part that is missing.
+        FileNotFoundError: when a part is missing; names it.
     """
     for name in names:
         if not (root / name).is_dir():
@@ -92,7 +92,7 @@ def require_folders(root: Path, *names: str) -> None:
 
 
 def pair(images: Mapping[str, Path], labels: Mapping[str, Path], image_dir: Path, label_dir: Path) -> Found:
-    """Pair images with labels of the same key, never by their order.
+    """Pair images with labels that have the same key, whatever their order.
 
     Raises:
         FileNotFoundError: when there is no image at all.

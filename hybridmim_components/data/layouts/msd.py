@@ -22,7 +22,7 @@ __all__ = ["read"]
 
 
 def read(root: Path) -> Found:
-    """Cases of ``imagesTr`` and ``labelsTr``, which bear the same name.
+    """Read the cases of ``imagesTr`` and ``labelsTr``, paired by file name.
 
     Raises:
         FileNotFoundError: when a part of the layout does not exist.
