@@ -45,6 +45,7 @@ INCLUDED = {
     "bundles/hybridmim_msd_spleen_unet_segmentation/docs/README.md": "reference/bundle",
 }
 
+autodoc_mock_imports = ["dynamic_network_architectures", "nnunetv2"]  # the extra nnunet is not needed for the site
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True  # attributes that a docstring lists are documented once, there

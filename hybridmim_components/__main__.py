@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
+from typing import Any
 
 import fire
 
@@ -23,6 +25,7 @@ from hybridmim_components.data.download import download_msd
 from hybridmim_components.data.volumes import quieten_readers
 from hybridmim_components.deployment import export
 from hybridmim_components.hub import pull, push
+from hybridmim_components.nnunet import pretrain, read_plan, training_command
 from hybridmim_components.overview import draw_overview, summary
 from hybridmim_components.phantoms import write_phantoms
 from hybridmim_components.store import StoreSettings, prepare_store
@@ -149,6 +152,34 @@ def overview(
     return summary(run_dir)
 
 
+def nnunet(
+    dataset: str | int,
+    output: str,
+    plans: str = "nnUNetPlans",
+    configuration: str = "3d_fullres",
+    fold: int | str = 0,
+    also: str | list = "",
+    **settings: Any,
+) -> str:
+    """Pre-train the network of nnU-Net's plans on a fold's training cases, and print the command for training it.
+
+    Needs nnunetv2 2.8 (the extra `nnunet`) and its environment variable nnUNet_preprocessed. Repeat the command to
+    continue an interrupted run. OUTPUT/pretrain.json lists further settings to set by name, such as `--epochs 100`.
+
+    Args:
+        dataset: number or name of the data set, such as 4 or Dataset004_Hippocampus.
+        output: folder of the run; checkpoint_pretrained.pth in it is for `nnUNetv2_train -pretrained_weights`.
+        plans: name of the plans, such as nnUNetResEncUNetLPlans.
+        configuration: 3d_fullres or 3d_lowres.
+        fold: fold that nnU-Net will train. Its validation cases are never seen. With all, no case is held out.
+        also: folder, or list of folders such as "['/a','/b']", of images preprocessed with the same plans.
+        settings: further settings, by name.
+    """
+    folders = [also] if isinstance(also, str) and also else list(also)
+    checkpoint = pretrain(dataset, output, plans, configuration, fold, folders, **settings)
+    return training_command(read_plan(dataset, plans, configuration), fold, Path(checkpoint))
+
+
 def main() -> None:
     """Run one command; an error that names its cause ends with that line alone."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -158,6 +189,7 @@ def main() -> None:
             "check": check,
             "download": download,
             "export": export,
+            "nnunet": nnunet,
             "overview": overview,
             "phantoms": phantoms,
             "prepare": prepare,

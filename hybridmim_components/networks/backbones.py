@@ -63,7 +63,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def total_stride(self, network: Network) -> int:
-        """Voxels of the input per voxel of the bottleneck, along each axis."""
+        """Voxels of the input per voxel of the bottleneck, along each axis; the largest where they differ."""
+
+    def strides(self, network: Network, axes: int = 3) -> tuple[int, ...]:
+        """Voxels of the input per voxel of the bottleneck, axis by axis; overridden where they differ."""
+        return (self.total_stride(network),) * axes
 
     @abstractmethod
     def channels(self, network: Network) -> tuple[int, int, int]:
@@ -194,10 +198,11 @@ def check_crop_size(network: nn.Module, roi_size: Sequence[int]) -> None:
         TypeError: when the network's class is unknown.
     """
     backbone, name = backbone_of(network), type(network).__name__
-    stride = backbone.total_stride(network)
-    if backbone.whole_strides and any(size % stride for size in roi_size):
-        raise ValueError(f"roi_size must be a multiple of {name}'s total stride {stride}, got {list(roi_size)}")
-    if prod(size // stride for size in roi_size) < 2:
+    strides = backbone.strides(network, len(roi_size))
+    shown = strides[0] if len(set(strides)) == 1 else strides
+    if backbone.whole_strides and any(size % stride for size, stride in zip(roi_size, strides, strict=True)):
+        raise ValueError(f"roi_size must be a multiple of {name}'s total stride {shown}, got {list(roi_size)}")
+    if prod(size // stride for size, stride in zip(roi_size, strides, strict=True)) < 2:
         raise ValueError(
-            f"roi_size must give {name} a bottleneck of more than one voxel (stride {stride}), got {list(roi_size)}"
+            f"roi_size must give {name} a bottleneck of more than one voxel (stride {shown}), got {list(roi_size)}"
         )

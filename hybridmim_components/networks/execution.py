@@ -60,7 +60,8 @@ def set_execution(
         raise ValueError("compile and activation_checkpointing exclude each other, got true for both")
     backbone = backbone_of(network)
     use_byte_dropout(network)
-    for block in _blocks(network, backbone.blocks):
+    # once each: a decoder may have the encoder among its children
+    for block in dict.fromkeys(_blocks(network, backbone.blocks)):
         if compile:
             block.compile()
         elif activation_checkpointing:

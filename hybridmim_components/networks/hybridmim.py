@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import cast
 
@@ -82,7 +83,8 @@ class HybridMIM(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone_of(network)
-        check_geometry(grid, self.backbone.total_stride(network), type(network).__name__)
+        strides = self.backbone.strides(network, len(grid.image_size))
+        check_geometry(grid, strides, type(network).__name__)
         if output_activation not in OUTPUT_ACTIVATIONS:
             raise ValueError(f"output_activation must be one of {OUTPUT_ACTIVATIONS}, got {output_activation!r}")
         if contrast and not has_dropout(network):
@@ -100,8 +102,7 @@ class HybridMIM(nn.Module):
         self.second_view_grad = second_view_grad
         convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
         self.reconstruction_head = convolution(decoded, in_channels, kernel_size=1)
-        stride = self.backbone.total_stride(network)
-        token = bottleneck * prod(size // stride for size in grid.subvolume_size)
+        token = bottleneck * prod(size // stride for size, stride in zip(grid.subvolume_size, strides, strict=True))
         self.number_head = nn.Linear(token, grid.num_patches + 1) if perception else None
         self.location_head = nn.Linear(token, grid.num_patches) if perception else None
         # a bias would be the same for all samples again, which is what centring takes out
@@ -190,26 +191,27 @@ def _pool_tokens(bottleneck: Tensor) -> Tensor:
     return bottleneck.flatten(2).mean(-1)
 
 
-def check_geometry(grid: MaskGrid, stride: int, network_name: str) -> None:
+def check_geometry(grid: MaskGrid, strides: Sequence[int], network_name: str) -> None:
     """Refuse a grid that the network's feature maps cannot follow.
 
     Args:
         grid: sub-volumes and patches of the crops.
-        stride: voxels of the input per voxel of the bottleneck.
+        strides: voxels of the input per voxel of the bottleneck, by axis.
         network_name: for the message.
 
     Raises:
         ValueError: when a sub-volume is no multiple of the stride, or the region holds one voxel of the bottleneck,
             on which instance normalisation fails.
     """
-    if any(size % stride for size in grid.subvolume_size):
+    shown = strides[0] if len(set(strides)) == 1 else tuple(strides)
+    if any(size % stride for size, stride in zip(grid.subvolume_size, strides, strict=True)):
         raise ValueError(
-            f"subvolume_size must be a multiple of {network_name}'s total stride {stride} on every axis, "
+            f"subvolume_size must be a multiple of {network_name}'s total stride {shown} on every axis, "
             f"got {grid.subvolume_size}"
         )
     region = [(2 * n + 2) // 3 * size for n, size in zip(grid.subvolume_grid, grid.subvolume_size, strict=True)]
-    if prod(size // stride for size in region) < 2:
+    if prod(size // stride for size, stride in zip(region, strides, strict=True)) < 2:
         raise ValueError(
-            f"the partial region must hold more than one voxel of {network_name}'s bottleneck (stride {stride}), "
+            f"the partial region must hold more than one voxel of {network_name}'s bottleneck (stride {shown}), "
             f"got a region of {tuple(region)} voxels: raise roi_size {grid.image_size}"
         )

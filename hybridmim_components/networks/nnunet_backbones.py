@@ -1,0 +1,122 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Encoder and decoder of nnU-Net's networks; importing this module registers them with ``backbone_of``.
+
+The networks are those of dynamic-network-architectures (https://github.com/MIC-DKFZ/dynamic-network-architectures),
+which nnU-Net v2 installs.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU, StackedConvBlocks
+from torch import Tensor, nn
+from torch.nn import InstanceNorm2d, InstanceNorm3d
+
+from hybridmim_components.networks.backbones import Backbone, Network
+
+__all__ = ["PlainConvUNetBackbone", "ResidualEncoderUNetBackbone", "add_dropout", "restore_scale"]
+
+# the decoder also contains the encoder, and a block contains its convolution twice
+_ENCODERS = ("encoder", "decoder.encoder")
+_CONVOLUTIONS = ("conv", "all_modules.0")
+
+
+def _names(first_block: str) -> tuple[str, ...]:
+    """Return all names of the first convolution's weight."""
+    return tuple(f"{e}.{first_block}.{c}.weight" for e, c in product(_ENCODERS, _CONVOLUTIONS))
+
+
+class PlainConvUNetBackbone(Backbone):
+    """``PlainConvUNet``, the network of nnU-Net's default plans; strides may differ from axis to axis.
+
+    All output layers, also those of deep supervision, belong to the segmentation task.
+    """
+
+    network_class = PlainConvUNet
+    output_layer = "decoder.seg_layers"
+    blocks: tuple[type[nn.Module], ...] = (StackedConvBlocks,)
+    stem = _names("stages.0.0.convs.0")
+
+    def total_stride(self, network: Network) -> int:  # noqa: D102
+        return max(self.strides(network))
+
+    def strides(self, network: Network, axes: int = 3) -> tuple[int, ...]:  # noqa: D102
+        return tuple(prod(of_axis) for of_axis in zip(*network.encoder.strides, strict=True))
+
+    def channels(self, network: Network) -> tuple[int, int, int]:  # noqa: D102
+        features = network.encoder.output_channels
+        return network.get_parameter(self.stem[0]).shape[1], features[-1], features[0]
+
+    def encode(self, network: Network, x: Tensor) -> list[Tensor]:  # noqa: D102
+        return network.encoder(x)
+
+    def decode(self, network: Network, features: list[Tensor]) -> Tensor:  # noqa: D102
+        *skips, x = features
+        decoder = network.decoder
+        for up, stage, skip in zip(decoder.transpconvs, decoder.stages, skips[::-1], strict=True):
+            x = stage(torch.cat((up(x), skip), 1))
+        return x
+
+    def apply_output_layer(self, network: Network, feature: Tensor) -> Tensor:  # noqa: D102
+        return network.decoder.seg_layers[-1](feature)
+
+
+class ResidualEncoderUNetBackbone(PlainConvUNetBackbone):
+    """``ResidualEncoderUNet``, the network of nnU-Net's residual encoder plans (ResEnc M, L, XL)."""
+
+    network_class = ResidualEncoderUNet
+    blocks = (StackedConvBlocks, BasicBlockD, BottleneckD)
+    stem = _names("stem.convs.0")
+
+
+def add_dropout(network: Network, probability: float) -> None:
+    """Add dropout after every stage of the encoder, in place; the names in the state dict stay the same.
+
+    nnU-Net's plans have no dropout, but the contrastive loss compares two views that differ by dropout.
+
+    Args:
+        network: a ``PlainConvUNet`` or ``ResidualEncoderUNet``.
+        probability: probability that a value is dropped, in training mode.
+    """
+    for stage in network.encoder.stages:
+        # a residual stage has its blocks in an inner sequence
+        getattr(stage, "blocks", stage).append(nn.Dropout(probability))
+
+
+@torch.no_grad()
+def restore_scale(network: nn.Module, new: nn.Module) -> int:
+    """Scale convolutions before an instance normalisation to the norm that they have in a new network, in place.
+
+    Their scale does not change the output, but large weights learn more slowly, see :func:`.weights.load_pretrained`.
+
+    Args:
+        network: the trained network.
+        new: a newly initialised network of the same plan.
+
+    Returns:
+        Number of scaled weights.
+    """
+    fresh, number = dict(new.named_modules()), 0
+    for name, module in network.named_modules():
+        if not isinstance(module, ConvDropoutNormReLU) or len(module.all_modules) < 2:
+            continue
+        weight = module.conv.weight
+        if isinstance(module.all_modules[1], (InstanceNorm2d, InstanceNorm3d)) and weight.norm() > 0:
+            weight.mul_(fresh[name].conv.weight.norm() / weight.norm())
+            number += 1
+    return number
