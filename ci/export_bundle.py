@@ -20,8 +20,9 @@ installed, from any working directory, also beside another exported bundle, or a
 
 With ``--frugal_inference`` the overlay of that name is laid over inference.json for good, for servers that read
 inference.json alone, such as MONAI Label; MONAI Deploy cannot run it then, since it knows MONAI's components only.
-The same input gives the same bytes. Needs isort and black (requirements-test.lock). Weights too large for a repository
-stay outside: ``--url`` writes large_files.yml.
+The weights that the repository holds need no ``--trained_on``: the bundle says what they are and what was measured with
+them. With other weights both are taken out. The same input gives the same bytes. Needs isort and black
+(requirements-test.lock). Weights too large for a repository stay outside: ``--url`` writes large_files.yml.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from render_bundles import SOURCE, read_modality, read_performance
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "hybridmim_components"
@@ -53,7 +56,7 @@ def export_bundle(
     bundle: Path,
     weights: Path,
     output: Path,
-    trained_on: str,
+    trained_on: str | None = None,
     url: str | None = None,
     package: Path = ROOT / PACKAGE,
     frugal_inference: bool = False,
@@ -65,7 +68,8 @@ def export_bundle(
         weights: bare state dict of its network; its recipe beside it comes along.
         output: folder that the exported bundle and ``<name>_v<version>.zip`` are written to.
         trained_on: what the weights were trained on, for metadata and README; ``phantoms`` marks them as not for
-            patients, in the bundle's name too.
+            patients, in the bundle's name too. None: the bundle says so itself, see ``performance`` in
+            ci/render_bundles.py.
         url: where the weights can be downloaded; they are then left out, and large_files.yml names them.
         package: the package to put in as ``scripts``.
         frugal_inference: make frugal_inference.json a part of inference.json.
@@ -75,7 +79,7 @@ def export_bundle(
 
     Raises:
         FileNotFoundError: when bundle or weights do not exist.
-        ValueError: when the weights are not those of the bundle's network.
+        ValueError: when the weights are not those of the bundle's network, or nothing says what they were trained on.
     """
     if not (bundle / "configs" / "metadata.json").is_file():
         raise FileNotFoundError(f"bundle must be a folder with configs/metadata.json, got {bundle}")
@@ -84,8 +88,9 @@ def export_bundle(
             f"no weights at {weights}: run configs/train.json of the bundle first, or set --weights"
         )
     _require_fitting(bundle, weights)
-    on_phantoms = trained_on == PHANTOMS
-    folder = output / (bundle.name.replace("hybridmim_", "hybridmim_phantom_", 1) if on_phantoms else bundle.name)
+    texts = _Texts(bundle, weights, trained_on)
+    name = bundle.name.replace("hybridmim_", "hybridmim_phantom_", 1) if texts.on_phantoms else bundle.name
+    folder = output / name
     if any(_within(one, other) for one, other in ((folder, bundle), (bundle, folder), (package, folder))):
         raise ValueError(f"--output must be a folder away from the bundle, got {output} for {bundle}")
     if folder.exists():
@@ -93,8 +98,8 @@ def export_bundle(
     for source in _visible(bundle):
         target = folder / source.relative_to(bundle)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(_exported(source, trained_on, frugal_inference))
-    for source in _visible(package):
+        target.write_bytes(_exported(source, texts, frugal_inference))
+    for source in (path for path in _visible(package) if path.suffix == ".py"):
         target = folder / "scripts" / source.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_script(source), encoding="utf-8")
@@ -164,21 +169,78 @@ def _script(source: Path) -> str:
     return black.format_str(text, mode=black.Mode(line_length=120, magic_trailing_comma=False))
 
 
-def _exported(source: Path, trained_on: str, frugal_inference: bool) -> bytes:
+class _Texts:
+    """What a bundle's texts say of its weights, and what they are to say of those that are exported.
+
+    Args:
+        bundle: folder of the bundle.
+        weights: those that are exported.
+        trained_on: what they were trained on; None: what the bundle says of its own.
+
+    Raises:
+        ValueError: when ``trained_on`` is None and the weights are not those that the bundle tells of.
+    """
+
+    def __init__(self, bundle: Path, weights: Path, trained_on: str | None) -> None:
+        nothing = read_modality(SOURCE, "any")
+        own = nothing | read_performance(SOURCE, bundle.name[len("hybridmim_") : -len("_segmentation")])
+        same = own.get("weights_sha256") == hashlib.sha256(weights.read_bytes()).hexdigest()
+        if trained_on is None and not same:
+            raise ValueError(
+                f"trained_on must say what the weights were trained on, the bundle tells nothing of {weights}"
+            )
+        self.on_phantoms = trained_on == PHANTOMS
+        self.old_statement, self.statement = own["weights_statement"], own["weights_statement"]
+        if trained_on is not None:
+            self.statement = _WARNING if self.on_phantoms else f"The weights were trained on {trained_on}."
+        self.measured = same
+        self.old_performance, self.performance = (_lines(values["performance"]) for values in (own, nothing))
+
+    def described(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Metadata of the exported bundle."""
+        description = _replaced(metadata["description"], self.old_statement, self.statement)
+        marked = " (weights from phantoms, not for patients)" if self.on_phantoms else ""
+        metrics = metadata["eval_metrics"] if self.measured else {}
+        return {**metadata, "name": metadata["name"] + marked, "description": description, "eval_metrics": metrics}
+
+    def readme(self, text: str, frugal_inference: bool) -> str:
+        """README of the exported bundle."""
+        title, _, rest = text.partition("\n")
+        rest = _replaced(
+            rest,
+            "The package `hybridmim_components` must be installed for the first three commands; inference uses MONAI's "
+            "own components alone.",
+            "The bundle brings its own code, in `scripts`; inference uses "
+            + (
+                "it too: `frugal_inference.json` is a part of `inference.json`, which MONAI Deploy cannot run."
+                if frugal_inference
+                else "MONAI's own components alone."
+            ),
+        )
+        rest = _replaced(rest, f"{self.old_statement} ", "")
+        rest = _replaced(rest, "python -m hybridmim_components", "PYTHONPATH=$BUNDLE python -m scripts")
+        if not self.measured:
+            rest = _replaced(rest, self.old_performance, self.performance)
+        return f"{title}\n\n**{self.statement}**\n{rest}"
+
+
+def _lines(text: str | list[str]) -> str:
+    return "\n".join(text) if isinstance(text, list) else text
+
+
+def _exported(source: Path, texts: _Texts, frugal_inference: bool) -> bytes:
     text = source.read_text(encoding="utf-8")
     if source.parent.name == "configs" and source.suffix == ".json":
         config = json.loads(text)
         if source.name == "metadata.json":
-            return _dump(_described(config, trained_on))
+            return _dump(texts.described(config))
         if source.name == "inference.json" and frugal_inference:
             config = _merged(source, source.with_name("frugal_inference.json"))
         return _dump(vendored(config, source.stem))
     if source.name == "README.md":
-        return _readme(text, trained_on, frugal_inference).encode()
+        return texts.readme(text, frugal_inference).encode()
     if source.name == "data_license.txt":
-        return _replaced(
-            text, "no data and no weights trained on patients.", f"no data. {_statement(trained_on)}"
-        ).encode()
+        return _replaced(text, texts.old_statement, texts.statement).encode()
     return text.encode()
 
 
@@ -186,35 +248,6 @@ def _merged(*files: Path) -> dict[str, Any]:
     from monai.bundle import ConfigParser
 
     return dict(ConfigParser.load_config_files([str(file) for file in files]))
-
-
-def _statement(trained_on: str) -> str:
-    return _WARNING if trained_on == PHANTOMS else f"The weights were trained on {trained_on}."
-
-
-def _described(metadata: dict[str, Any], trained_on: str) -> dict[str, Any]:
-    unchanged = "The bundle holds no weights trained on patients."
-    description = _replaced(metadata["description"], unchanged, _statement(trained_on))
-    marked = " (weights from phantoms, not for patients)" if trained_on == PHANTOMS else ""
-    return {**metadata, "name": metadata["name"] + marked, "description": description}
-
-
-def _readme(text: str, trained_on: str, frugal_inference: bool) -> str:
-    title, _, rest = text.partition("\n")
-    rest = _replaced(
-        rest,
-        "The package `hybridmim_components` must be installed for the first three commands; inference uses MONAI's own "
-        "components alone.",
-        "The bundle brings its own code, in `scripts`; inference uses "
-        + (
-            "it too: `frugal_inference.json` is a part of `inference.json`, which MONAI Deploy cannot run."
-            if frugal_inference
-            else "MONAI's own components alone."
-        ),
-    )
-    rest = _replaced(rest, "The bundle holds no weights trained on patients. ", "")
-    rest = _replaced(rest, "python -m hybridmim_components", "PYTHONPATH=$BUNDLE python -m scripts")
-    return f"{title}\n\n**{_statement(trained_on)}**\n{rest}"
 
 
 def _within(path: Path, folder: Path) -> bool:
@@ -286,9 +319,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     parser.add_argument("--weights", type=Path, help="state dict, default: models/model.pt of the bundle")
-    parser.add_argument(
-        "--trained_on", required=True, help=f"what the weights were trained on; '{PHANTOMS}' marks them so"
-    )
+    parser.add_argument("--trained_on", help=f"what the weights were trained on; '{PHANTOMS}' marks them so")
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write to")
     parser.add_argument("--frugal_inference", action="store_true", help="as a part of inference.json, for MONAI Label")
     parser.add_argument("--url", help="where the weights can be downloaded, to leave them out")

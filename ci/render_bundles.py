@@ -19,7 +19,8 @@ values themselves:
 - ``{{name}}`` amid other text becomes the value as text;
 - ``"{{*name}}"`` in a list, or as a key of an object, is replaced by the items of that value.
 
-A data set's ``of_backbone`` holds values for one backbone each, which go before all others.
+A data set's ``of_backbone`` holds values for one backbone each, which go before all others. A file of ``performance``
+holds what benchmarks/trained_weights.py measured with the weights that a bundle holds.
 
     python ci/render_bundles.py                      # write all bundles to bundles/
     python ci/render_bundles.py --check              # write nothing, fail if a committed bundle differs
@@ -108,6 +109,7 @@ def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str,
         "dataset": own,
         "backbone": read_json(source / "backbones" / f"{backbone}.json"),
         "dataset's own of the backbone": of_backbone,
+        "performance": read_performance(source, f"{dataset}_{backbone}"),
         "changes": dict(changes or {}),
         "names": {"dataset": dataset, "backbone": backbone},
     }
@@ -130,6 +132,12 @@ def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str,
     for layer in layers.values():  # a value that --set replaces may name others: these count as used
         values.render({name: value for name, value in layer.items() if name in layers["changes"]})
     return values
+
+
+def read_performance(source: Path, name: str) -> dict[str, Any]:
+    """What was measured with the weights that a bundle holds; nothing where it holds none."""
+    path = source / "performance" / f"{name}.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def read_modality(source: Path, name: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 from export_bundle import export_bundle
+from render_bundles import SOURCE, read_performance
 from small_bundles import NAMES, small_bundle
 
 from hybridmim_components.phantoms import write_msd_spleen
@@ -211,3 +212,28 @@ def test_monai_loads_the_network_with_its_weights(exported: Callable, source: Ca
     )
     done = isolated("-c", code, folder.name, str(folder.parent), str(source("msd_spleen_unet")[1]))
     assert done.stdout.splitlines()[-1:] == ["BasicUNet"], done.stderr
+
+
+HELD = "msd_hippocampus_unet"
+
+
+def test_weights_of_the_repository_keep_what_was_measured_with_them(tmp_path: Path) -> None:
+    bundle = ROOT / "bundles" / f"hybridmim_{HELD}_segmentation"
+    values = read_performance(SOURCE, HELD)
+    folder = export_bundle(bundle, bundle / "models" / "model.pt", tmp_path)
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"] == values["eval_metrics"] and values["eval_metrics"]["dice_mean"] > 0
+    assert values["weights_statement"] in metadata["description"]
+    assert "\n".join(values["performance"]) in (folder / "docs" / "README.md").read_text()
+    assert (folder / "models" / "model.pt").read_bytes() == (bundle / "models" / "model.pt").read_bytes()
+
+
+def test_other_weights_have_no_figures_and_must_say_what_they_were_trained_on(source: Callable, tmp_path: Path) -> None:
+    bundle, weights = source(HELD)
+    assert json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"]
+    folder = export_bundle(bundle, weights, tmp_path, "scans of my own")
+    assert json.loads((folder / "configs" / "metadata.json").read_text())["eval_metrics"] == {}
+    text = (folder / "docs" / "README.md").read_text()
+    assert "No accuracy has been measured" in text and "The weights were trained on scans of my own." in text
+    with pytest.raises(ValueError, match="trained_on must say what the weights were trained on"):
+        export_bundle(bundle, weights, tmp_path)
