@@ -30,6 +30,8 @@ from small_bundles import NAMES, small_bundle
 from hybridmim_components.phantoms import write_msd_spleen
 
 ROOT = Path(__file__).parents[2]
+# both backbones, each kind of image; the others are for --full
+BY_DEFAULT = ("brats2020_unet", "btcv_swinunetr", "msd_hippocampus_unet", "msd_liver_unet")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def exported(source: Callable, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in BY_DEFAULT else pytest.mark.full) for n in NAMES])
 def test_the_zoos_checks_pass_without_the_package(name: str, exported: Callable, isolated: Callable) -> None:
     folder = exported(name)
     assert folder.name == f"hybridmim_phantom_{name}_segmentation"
