@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from hybridmim_components import __version__
 from hybridmim_components.files import read_json_object, save_tensors, write_text
+from hybridmim_components.networks import scale_free
 from hybridmim_components.networks.backbones import backbone_of
-from hybridmim_components.networks.scale_free import scale_free_weights
 from hybridmim_components.weights_check import SEEN, require_plain_recipe, require_state_dict, require_uncompressed
 
 __all__ = [
@@ -209,7 +209,7 @@ def load_pretrained(
         min_share: least share of the network's values outside the output layer that must be loaded, in (0, 1].
         recipe: settings of the target, which are compared with the settings of pre-training that have the same names.
         bundle_root: second place to look for a relative path.
-        restore_scale: see above. :func:`.networks.scale_free_weights` tells which weights it applies to.
+        restore_scale: see above. :func:`.networks.scale_free_norms` tells which weights it applies to.
 
     Returns:
         Report of what was done, which is also logged.
@@ -236,9 +236,9 @@ def load_pretrained(
             f"pre-trained weights must fill {min_share:.0%} of the network outside its output layer, "
             f"got {report.share:.1%}{cause}:\n{report}"
         )
-    if restore_scale:
-        report.rescaled = _restore_scale(new, target, scale_free_weights(network))
+    norms = scale_free.scale_free_norms(network) if restore_scale else {}
     network.load_state_dict({**target, **new})
+    report.rescaled = scale_free.restore_scale(network, {name: norm for name, norm in norms.items() if name in new})
     logger.log(logging.WARNING if report.differences else logging.INFO, "Loaded pre-trained weights\n%s", report)
     return report
 
@@ -266,14 +266,6 @@ def _match(network: nn.Module, source: Mapping[str, Tensor], report: LoadReport)
             report.mismatched.append(f"{name} {tuple(tensor.shape)} for {tuple(target[name].shape)}")
     report.missing = [n for n in target if n not in source and not _belongs(n, backbone.output_layer)]
     return new
-
-
-def _restore_scale(new: dict[str, Tensor], target: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """Scale weights, unless they are 0, to the norm of those that they replace. Returns the scaled names."""
-    changed = [name for name in names if name in new and new[name].norm() > 0]
-    for name in changed:
-        new[name] = new[name] * (target[name].norm() / new[name].norm()).to(new[name])
-    return changed
 
 
 def recipe_differences(source: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:

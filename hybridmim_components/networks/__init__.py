@@ -18,7 +18,7 @@ from hybridmim_components.networks.dropout import ByteDropout, has_dropout, use_
 from hybridmim_components.networks.execution import set_execution
 from hybridmim_components.networks.hybridmim import HybridMIM
 from hybridmim_components.networks.mask_fill import MASK_FILLS, MaskFill
-from hybridmim_components.networks.scale_free import scale_free_weights
+from hybridmim_components.networks.scale_free import restore_scale, scale_free_norms
 
 __all__ = [
     "MASK_FILLS",
@@ -28,7 +28,8 @@ __all__ = [
     "MaskFill",
     "backbone_of",
     "has_dropout",
-    "scale_free_weights",
+    "restore_scale",
+    "scale_free_norms",
     "set_execution",
     "use_byte_dropout",
 ]

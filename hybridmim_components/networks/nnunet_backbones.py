@@ -23,13 +23,12 @@ from math import prod
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
-from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU, StackedConvBlocks
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import Tensor, nn
-from torch.nn import InstanceNorm2d, InstanceNorm3d
 
 from hybridmim_components.networks.backbones import Backbone, Network
 
-__all__ = ["PlainConvUNetBackbone", "ResidualEncoderUNetBackbone", "add_dropout", "restore_scale"]
+__all__ = ["PlainConvUNetBackbone", "ResidualEncoderUNetBackbone", "add_dropout"]
 
 # the decoder also contains the encoder, and a block contains its convolution twice
 _ENCODERS = ("encoder", "decoder.encoder")
@@ -96,27 +95,3 @@ def add_dropout(network: Network, probability: float) -> None:
     for stage in network.encoder.stages:
         # a residual stage has its blocks in an inner sequence
         getattr(stage, "blocks", stage).append(nn.Dropout(probability))
-
-
-@torch.no_grad()
-def restore_scale(network: nn.Module, new: nn.Module) -> int:
-    """Scale convolutions before an instance normalisation to the norm that they have in a new network, in place.
-
-    Their scale does not change the output, but large weights learn more slowly, see :func:`.weights.load_pretrained`.
-
-    Args:
-        network: the trained network.
-        new: a newly initialised network of the same plan.
-
-    Returns:
-        Number of scaled weights.
-    """
-    fresh, number = dict(new.named_modules()), 0
-    for name, module in network.named_modules():
-        if not isinstance(module, ConvDropoutNormReLU) or len(module.all_modules) < 2:
-            continue
-        weight = module.conv.weight
-        if isinstance(module.all_modules[1], (InstanceNorm2d, InstanceNorm3d)) and weight.norm() > 0:
-            weight.mul_(fresh[name].conv.weight.norm() / weight.norm())
-            number += 1
-    return number

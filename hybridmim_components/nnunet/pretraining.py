@@ -23,6 +23,7 @@ from monai.bundle import ConfigParser
 
 from hybridmim_components.errors import root_cause
 from hybridmim_components.files import save_tensors, write_text
+from hybridmim_components.networks import restore_scale, scale_free_norms
 from hybridmim_components.nnunet.plans import Plan, grid_of_plan, network_of_plan, read_plan
 from hybridmim_components.overrides import find_unknown
 from hybridmim_components.weights import read_weights
@@ -137,7 +138,7 @@ def write_checkpoint(
 ) -> Path:
     """Write pre-trained weights for nnU-Net, with all names that a tensor has in nnU-Net's network.
 
-    The scale of convolutions is restored, see :func:`.nnunet_backbones.restore_scale`. The output layers are left out,
+    The scale of convolutions is restored, see :func:`.networks.restore_scale`. The output layers are left out,
     since nnU-Net does not load them.
 
     Args:
@@ -154,13 +155,12 @@ def write_checkpoint(
     Raises:
         ValueError: when the weights cannot be read or do not fit the network; names the first tensors that do not.
     """
-    from hybridmim_components.networks.nnunet_backbones import restore_scale
-
-    network, new = (network_of_plan(plans_path, configuration, in_channels, num_classes) for _ in range(2))
+    network = network_of_plan(plans_path, configuration, in_channels, num_classes)
+    norms = scale_free_norms(network)
     state, recipe = read_weights(weights)
     require_fitting_state(network, state, weights, str(recipe.get("network", "")))
     network.load_state_dict(state)
-    logger.info("Restored the scale of %d convolutions", restore_scale(network, new))
+    logger.info("Restored the scale of %d convolutions", len(restore_scale(network, norms)))
     named = {name: tensor for name, tensor in network.state_dict().items() if ".seg_layers." not in name}
     path = Path(output) / CHECKPOINT
     save_tensors(path, {"network_weights": named, "recipe": recipe})

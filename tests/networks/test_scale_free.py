@@ -17,7 +17,7 @@ import torch
 from monai.networks.nets import BasicUNet, SwinUNETR
 from torch import nn
 
-from hybridmim_components.networks import scale_free_weights
+from hybridmim_components.networks import restore_scale, scale_free_norms
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,32 @@ def test_they_are_the_convolutions_whose_factor_changes_no_output(network: nn.Mo
             if torch.allclose(network(x), before, rtol=0, atol=1e-3 * float(before.std())):
                 found.append(name)
             weight.div_(3)
-    assert found and scale_free_weights(network) == found
+    assert found and list(scale_free_norms(network)) == found
 
 
 def test_batch_normalisation_keeps_statistics_of_the_old_scale() -> None:
-    assert not scale_free_weights(BasicUNet(features=(4, 4, 4, 4, 4, 4), norm=("batch", {"affine": True})))
+    assert not scale_free_norms(BasicUNet(features=(4, 4, 4, 4, 4, 4), norm=("batch", {"affine": True})))
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([nn.Conv3d(1, 2, 1), nn.Dropout3d(), nn.InstanceNorm3d(2), nn.ReLU()], ["0.weight"]),
+        ([nn.Conv3d(1, 2, 1), nn.Sequential(nn.InstanceNorm3d(2))], ["0.weight"]),
+        ([nn.Conv3d(1, 2, 1), nn.ReLU(), nn.InstanceNorm3d(2)], []),
+        ([nn.Conv3d(1, 2, 1), nn.InstanceNorm3d(2, track_running_stats=True)], []),
+        ([nn.Linear(1, 2), nn.InstanceNorm1d(2)], []),
+    ],
+    ids=["dropout between", "in a sequence of its own", "activation between", "running statistics", "no convolution"],
+)
+def test_the_normalisation_follows_at_once_and_keeps_no_statistics(layers: list, expected: list[str]) -> None:
+    assert list(scale_free_norms(nn.Sequential(*layers))) == expected
+
+
+def test_a_weight_of_zeros_stays() -> None:
+    network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.InstanceNorm3d(2), nn.Conv3d(2, 2, 1), nn.InstanceNorm3d(2))
+    norms = scale_free_norms(network)
+    nn.init.zeros_(network[0].weight)
+    nn.init.ones_(network[2].weight)
+    assert restore_scale(network, norms) == ["2.weight"] and not network[0].weight.any()
+    assert torch.isclose(network[2].weight.norm(), norms["2.weight"])
