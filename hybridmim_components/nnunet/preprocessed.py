@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Randomizable
-from monai.utils import MAX_SEED, get_seed
-from torch.utils.data import Dataset
 
+from hybridmim_components.data.lazy_crops import LazyCrops
 from hybridmim_components.data.splits import hold_out
 from hybridmim_components.data.volumes import Image, fingerprint, image_files
 from hybridmim_components.files import file_state, read_json_object, write_text
@@ -196,64 +194,30 @@ def fold_cases(plan: Plan, fold: int | str) -> tuple[list[str], list[str]]:
     return training, validation
 
 
-class PreprocessedCrops(Dataset, Randomizable):
-    """Crops of preprocessed images; only the blocks of a file that a crop touches are read.
+class PreprocessedCrops(LazyCrops):
+    """Data set of crops of preprocessed images that reads only the blocks of a file that a crop touches.
 
-    Random crops are drawn uniformly from the image, like most of nnU-Net's own. The validation crop is the centre of
-    the image. Smaller images are padded with 0 on both sides, as in nnU-Net.
-
-    Args:
-        data: items with ``image``, a file, and ``volume``.
-        roi_size: voxels of a crop.
-        random: whether the crops are random.
-        crops_per_volume: random crops of each image.
-        transform: applied to each crop.
+    Random crops are drawn uniformly from the image, like most of nnU-Net's own. The crop for validation is the centre
+    of the image. Smaller images are padded with 0 on both sides, as in nnU-Net. Items of ``data`` have ``image``, a
+    file, and ``volume``; arguments are those of :class:`.lazy_crops.LazyCrops`.
     """
 
-    def __init__(
-        self,
-        data: Sequence[Mapping[str, Any]],
-        roi_size: Sequence[int],
-        random: bool = True,
-        crops_per_volume: int = 1,
-        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> None:
-        self.data = data
-        self.roi_size = tuple(roi_size)
-        self.random = random
-        self.crops_per_volume = crops_per_volume
-        self.transform = transform
-        self.set_random_state(seed=get_seed())
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> PreprocessedCrops:
-        """Seed the crops and, if it is random, the transform."""
-        super().set_random_state(seed, state)
-        of_transform = int(self.R.randint(MAX_SEED, dtype="uint32"))
-        if isinstance(self.transform, Randomizable):
-            self.transform.set_random_state(seed=of_transform)
-        return self
-
-    def __len__(self) -> int:
-        return len(self.data)
-
     def __getitem__(self, index: int) -> dict[str, Any] | list[dict[str, Any]]:
-        """Return items with ``image`` (C, *roi_size), float32, and ``volume``: a list, or one centre crop."""
+        """Return items with ``image`` (C, *roi_size), float32, and ``volume``: a list, or the crop in the middle."""
         from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
         item = self.data[index]
         image = _open(item["image"])
         crops = []
-        for _ in range(self.crops_per_volume if self.random else 1):
+        for _ in range(self.crops_per_volume or 1):
             starts = [self._start(size, roi) for size, roi in zip(image.shape[1:], self.roi_size, strict=True)]
             box = [[start, start + roi] for start, roi in zip(starts, self.roi_size, strict=True)]
             crop = {"image": torch.from_numpy(crop_and_pad_nd(image, box, 0)).float(), "volume": item["volume"]}
-            crops.append(crop if self.transform is None else self.transform(crop))
-        return crops if self.random else crops[0]
+            crops.append(self.transformed(crop))
+        return crops if self.crops_per_volume else crops[0]
 
     def _start(self, size: int, roi: int) -> int:
-        if self.random and size > roi:
+        if self.crops_per_volume and size > roi:
             return int(self.R.randint(size - roi + 1))
         return (size - roi) // 2
 

@@ -13,15 +13,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Randomizable
-from monai.utils import MAX_SEED, get_seed
-from torch.utils.data import Dataset
 
+from hybridmim_components.data.lazy_crops import LazyCrops
 from hybridmim_components.store.encoding import CHUNK, chunk_grid
 from hybridmim_components.store.selection import StoredVolumes
 from hybridmim_components.store.shards import ShardReader, open_shard
@@ -31,7 +29,7 @@ __all__ = ["StoreDataset"]
 Place = list[int]
 
 
-class StoreDataset(Dataset, Randomizable):
+class StoreDataset(LazyCrops):
     """Data set of crops that reads only the chunks of a volume that a crop touches.
 
     A random crop is centred on a foreground voxel. All foreground voxels have the same probability. A crop that
@@ -46,30 +44,7 @@ class StoreDataset(Dataset, Randomizable):
         transform: applied to each crop.
     """
 
-    def __init__(
-        self,
-        data: StoredVolumes,
-        roi_size: Sequence[int],
-        crops_per_volume: int | None = None,
-        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> None:
-        self.data = data
-        self.roi_size = tuple(int(size) for size in roi_size)
-        self.crops_per_volume = crops_per_volume
-        self.transform = transform
-        self.set_random_state(seed=get_seed())
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StoreDataset:
-        """Seed the crops, and also the transform if it is random."""
-        super().set_random_state(seed, state)
-        # always drawn, so that crops do not depend on the transform
-        of_transform = int(self.R.randint(MAX_SEED, dtype="uint32"))
-        if isinstance(self.transform, Randomizable):
-            self.transform.set_random_state(seed=of_transform)
-        return self
-
-    def __len__(self) -> int:
-        return len(self.data)
+    data: StoredVolumes
 
     def __getitem__(self, index: int) -> dict[str, Any] | list[dict[str, Any]]:
         """Read the crops of a volume.
@@ -117,8 +92,7 @@ class StoreDataset(Dataset, Randomizable):
         if tuple(size) != self.roi_size:
             image = _padded(image, self.roi_size)
         result = {"image": image, "volume": item["volume"]}
-        # no truth test, since that takes the length of a Compose, which flattens it and seeds it anew
-        return result if self.transform is None else self.transform(result)
+        return self.transformed(result)
 
 
 def _middle(box: Sequence[Place], roi_size: Sequence[int]) -> tuple[Place, Place]:

@@ -167,14 +167,14 @@ def test_crops_are_the_voxels_of_the_file_in_place_padded_as_by_nnunet(write_dat
     again = [crop["image"] for crop in crops[0]]
     crops.set_random_state(3)
     assert all(torch.equal(a, b["image"]) for a, b in zip(again, crops[0], strict=True))
-    (middle,) = [PreprocessedCrops(crops.data, (32, 40, 32), random=False)[0]]
+    (middle,) = [PreprocessedCrops(crops.data, (32, 40, 32))[0]]
     assert torch.equal(middle["image"][..., 1:-1], voxels[:, 2:34, 2:42])
 
 
 def test_random_transforms_follow_the_seed_of_the_crops(write_dataset: Callable) -> None:
     path = write_dataset() / "nnUNetPlans_3d_fullres" / "case_3.b2nd"
     transform = Compose([RandShiftIntensityd("image", 0.5, prob=1.0)])
-    crops = PreprocessedCrops([{"image": str(path), "volume": 7}], (8, 8, 8), transform=transform)
+    crops = PreprocessedCrops([{"image": str(path), "volume": 7}], (8, 8, 8), 1, transform)
     drawn = []
     for seed in (1, 2, 1):
         crops.set_random_state(seed)
