@@ -27,18 +27,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from few_labels_patients import Patients
 from rows import read_rows
 
-from hybridmim_components.data import read_cases
-from hybridmim_components.data.datasets import dataset_of
-from hybridmim_components.data.splits import shuffled
 from hybridmim_components.files import write_text
 
-__all__ = ["Arm", "Cell", "Patients", "Study", "read_arms"]
+__all__ = ["Arm", "Cell", "Study", "read_arms"]
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ROOT / "benchmarks" / "arms"
-SPLIT_SEED, TEST, TUNING, LEAST_POOL = 2026, 60, 24, 20
 STEPS_PER_EPOCH = 50
 LEARNT = ("masked_error_share", "number_accuracy", "number_within_one", "location_accuracy")
 Overrides = dict[str, Any]
@@ -111,46 +108,6 @@ class Cell:
     def key(self) -> tuple[str, ...]:
         """What tells it from other cells, as the CSV file has it."""
         return tuple(str(getattr(self, name)) for name in self.__dataclass_fields__)
-
-
-class Patients:
-    """Three disjoint sets of patients: test, tuning, and the pool that pre-training sees and labels come from.
-
-    Both sides of a patient's head are in one set.
-    """
-
-    def __init__(self, dataset: str, dataset_dir: str) -> None:
-        self.cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir)}
-        self.of: dict[str, list[str]] = {}
-        for case in sorted(self.cases):
-            self.of.setdefault(dataset_of(dataset).subject_of(case), []).append(case)
-        order = shuffled(list(self.of), SPLIT_SEED)
-        self.test, self.tuning, self.pool = order[:TEST], order[TEST : TEST + TUNING], order[TEST + TUNING :]
-        if len(self.pool) < LEAST_POOL:
-            least = TEST + TUNING + LEAST_POOL
-            raise ValueError(f"the study needs at least {least} patients with labels, got {len(order)}")
-
-    def items(self, patients: Sequence[str]) -> list[dict[str, Any]]:
-        """Items of a config's data list: all cases of some patients."""
-        return [dict(self.cases[case]) for patient in patients for case in self.of[patient]]
-
-    def labelled(self, count: int, seed: int) -> list[dict[str, Any]]:
-        """Items of the patients whose labels a seed draws, one side of each head; more contain fewer. 0: all cases."""
-        drawn = shuffled(self.pool, seed)
-        if not count:
-            return self.items(drawn)
-        return [dict(self.cases[shuffled(self.of[patient], seed)[0]]) for patient in drawn[:count]]
-
-    def unlabelled(self) -> dict[str, list[dict[str, Any]]]:
-        """What pre-training sees: the images of the pool, a tenth of its patients for the validation of it."""
-        tenth = max(1, len(self.pool) // 10)
-        numbers = {case: number for number, case in enumerate(sorted(self.cases))}
-        sets = {"training": self.pool[tenth:], "validation": self.pool[:tenth]}
-        own = {
-            name: [{"image": item["image"], "volume": numbers[item["case_id"]]} for item in self.items(patients)]
-            for name, patients in sets.items()
-        }
-        return own | {"held_out": [{"image": item["image"]} for item in self.items([*self.test, *self.tuning])]}
 
 
 class Study:

@@ -33,7 +33,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from few_labels_cells import Patients
+from few_labels_patients import Patients
+from monai.bundle import ConfigParser
 from rows import read_rows
 
 from hybridmim_components.files import write_text
@@ -42,6 +43,19 @@ from hybridmim_components.weights import read_recipe
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ("model.pt", "model.json")
 LARGEST = 8 * 10**6
+
+
+def require_small(bundle: Path) -> None:
+    """Refuse a network that is too large for a repository, before it is trained.
+
+    Raises:
+        ValueError: names the bundle, the limit and the size.
+    """
+    parser = ConfigParser(ConfigParser.load_config_file(str(bundle / "configs" / "inference.json")))
+    network = parser.get_parsed_content("network_def")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    if size > LARGEST:
+        raise ValueError(f"weights in the repository must be at most {LARGEST} bytes, got {size} of {bundle.name}")
 
 
 def link(items: Sequence[dict[str, Any]], folder: Path) -> None:
@@ -115,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     bundle = ROOT / "bundles" / f"hybridmim_{options.bundle}_segmentation"
     work = options.work.resolve()
+    require_small(bundle)
     patients = Patients(options.bundle.rpartition("_")[0], options.dataset_dir)
     train, test = patients.items([*patients.pool, *patients.tuning]), patients.items(patients.test)
     link(train, work / "train")
@@ -129,9 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     summary, weights = work / "evaluate" / "evaluation_summary.csv", work / "models" / "model.pt"
     trained_on = len(read_recipe(weights)["training_volumes"])  # the others chose the best epoch
     values = measured(summary, weights, trained_on, len(test), options.pretrain_epochs)
-    size = sum((work / "models" / name).stat().st_size for name in WEIGHTS)
-    if size > LARGEST:
-        raise ValueError(f"weights in the repository must be at most {LARGEST} bytes together, got {size}")
     for name in WEIGHTS:
         (bundle / "models" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(work / "models" / name, bundle / "models" / name)

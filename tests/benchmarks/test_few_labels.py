@@ -21,7 +21,8 @@ from pathlib import Path
 import few_labels
 import numpy as np
 import pytest
-from few_labels_cells import TEST, TUNING, Cell, Patients, read_arms, scores
+from few_labels_cells import Cell, read_arms, scores
+from few_labels_patients import TEST, TUNING, Patients
 from few_labels_report import difference, read_scores, report, report_tuning
 
 ROOT = Path(__file__).parents[2]
@@ -250,5 +251,9 @@ def test_the_readme_has_the_figures_of_the_trials() -> None:
     assert (
         f"HybridMIM leads by {lead:.1f}; with the best rate for each it is {best[0]:.1f} against {best[1]:.1f}" in text
     )
+    scores = read_scores(RESULTS / "cells.csv")
+    odd = [scores[arm, 1, 400][1].mean() for arm in ("scratch", "hybridmim")]
+    assert f"({odd[0]:.1f} after 400 steps, against {odd[1]:.1f})" in text
+    assert {len(seeds) for seeds in scores.values()} == {3} and "Three of ten seeds" in text
     long = [mean(arm, "2", "100", "0.006", seeds=("100", "101")) for arm in ("hybridmim_long", "scratch")]
     assert f"gives {long[0]:.1f} where scratch has {long[1]:.1f} (two seeds)" in text

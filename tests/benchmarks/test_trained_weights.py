@@ -15,8 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trained_weights import link, measured
+from trained_weights import link, measured, require_small
 
+BUNDLES = Path(__file__).parents[2] / "bundles"
 SUMMARY = "class,dice,hd95_mm,cases,absent_cases,figures\nanterior,0.81234,1.5,80,0,{0}\nmean,0.8,2,80,0,{0}\n"
 
 
@@ -39,6 +40,12 @@ def test_figures_of_seen_patients_are_refused(figures: str, tmp_path: Path) -> N
     (tmp_path / "summary.csv").write_text(SUMMARY.format(figures))
     with pytest.raises(ValueError, match=f"test patients must be unseen, .* has figures of .'{figures}'"):
         measured(tmp_path / "summary.csv", tmp_path / "model.pt", 120, 80, 20)
+
+
+def test_a_network_too_large_for_a_repository_is_refused_before_it_is_trained() -> None:
+    require_small(BUNDLES / "hybridmim_msd_hippocampus_unet_segmentation")
+    with pytest.raises(ValueError, match=r"at most 8000000 bytes, got \d+ of hybridmim_btcv_unet_segmentation"):
+        require_small(BUNDLES / "hybridmim_btcv_unet_segmentation")
 
 
 def test_cases_are_linked_in_the_layout_of_the_decathlon(tmp_path: Path) -> None:

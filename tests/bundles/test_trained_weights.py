@@ -20,7 +20,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from few_labels_cells import Patients
+from few_labels_patients import Patients
 from render_bundles import SOURCE, bundle_name, read_performance
 from trained_weights import link
 

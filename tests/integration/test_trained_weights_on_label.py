@@ -25,7 +25,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from export_bundle import export_bundle
-from few_labels_cells import Patients
+from few_labels_patients import Patients
 from monai_label.studies import check_mask, labels_of
 from render_bundles import bundle_name
 
