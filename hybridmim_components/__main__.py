@@ -158,7 +158,7 @@ def nnunet(
     plans: str = "nnUNetPlans",
     configuration: str = "3d_fullres",
     fold: int | str = 0,
-    also: str | list = "",
+    also: str | list | tuple = (),
     **settings: Any,
 ) -> str:
     """Pre-train the network of nnU-Net's plans on a fold's training cases, and print the command for training it.
@@ -175,8 +175,7 @@ def nnunet(
         also: folder, or list of folders such as "['/a','/b']", of images preprocessed with the same plans.
         settings: further settings, by name.
     """
-    folders = [also] if isinstance(also, str) and also else list(also)
-    checkpoint = pretrain(dataset, output, plans, configuration, fold, folders, **settings)
+    checkpoint = pretrain(dataset, output, plans, configuration, fold, also, **settings)
     return training_command(read_plan(dataset, plans, configuration), fold, Path(checkpoint))
 
 
