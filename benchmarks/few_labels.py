@@ -26,8 +26,8 @@ bundles. Patients fall into three disjoint sets by a fixed seed: 60 test patient
 pre-training sees and labels are drawn from; both sides of a head are in one set. A seed draws the labelled patients,
 the initial weights, the crops and the pre-training; all arms share it. Arms with a pre-training get equal CPU time for
 it, and all arms but scratch_longer get equal steps of fine-tuning. Each arm that `tune` was given has its own learning
-rate for each number of steps, chosen on the tuning patients from one list with 2 labelled patients; its variants share
-it.
+rate for each number of steps, chosen on the tuning patients from one list, with as many labelled patients where that
+was tuned and with 2 elsewhere; its variants share it.
 Weights are those of the last step: no validation chooses any. Each cell is a row of a CSV file, written when it ends;
 what is there is not computed again. Run it in pieces of any length.
 """
@@ -59,14 +59,13 @@ TUNING_SEEDS, TUNING_LABELS = (100, 101, 102), 2
 _study: Study
 
 
-def cells_of_seed(
-    seed: int, rates: Mapping[int, Mapping[str, Sequence[float]]], options: argparse.Namespace, scored: str
-) -> list[Cell]:
+def cells_of_seed(seed: int, rates: Mapping[tuple[int, int], Mapping[str, Sequence[float]]], scored: str) -> list[Cell]:
     """Cells that share a seed: each number of labelled patients, of steps, each arm, each of its learning rates."""
     return [
-        cell_of(arm, count, seed, scored, rate, steps)
-        for count, steps, arm in itertools.product(options.labels, options.steps, options.arms)
-        for rate in rates[steps][arm]
+        cell_of(arm, labels, seed, scored, rate, steps)
+        for (labels, steps), by_arm in rates.items()
+        for arm, choices in by_arm.items()
+        for rate in choices
     ]
 
 
@@ -75,32 +74,42 @@ def cell_of(arm: str, labels: int, seed: int, scored: str, rate: float, steps: i
     return Cell(arm, labels, seed, scored, rate, _study.fine_tuning_steps(arm, steps), _study.pretraining_steps(arm))
 
 
-def chosen_rates(path: Path, arms: Sequence[str], steps: int) -> dict[str, float]:
+def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> dict[str, float]:
     """The learning rate of each arm with the best mean Dice on the tuning patients after so many steps.
 
-    An arm that was not tuned takes that of HybridMIM, of which it is a variant; ``scratch_longer`` that of scratch.
+    It is chosen with as many labelled patients if that was tuned, else with 2. An arm that was not tuned takes that of
+    HybridMIM, of which it is a variant; one without a pre-training that of scratch.
     """
-    found: dict[tuple[str, float], list[float]] = {}
-    for row in read_rows(path):
-        if int(row["steps"]) == steps and int(row["labels"]) == TUNING_LABELS:
-            found.setdefault((row["arm"], float(row["learning_rate"])), []).append(float(row["dice"]))
-    best: dict[str, float] = {}
-    for (arm, rate), values in sorted(found.items(), key=lambda item: statistics.mean(item[1])):
-        if len(values) == len(TUNING_SEEDS):
-            best[arm] = rate
+    alike, other = best_rates(path, labels, steps), best_rates(path, TUNING_LABELS, steps)
+    chosen = {}
     for arm in arms:
         model = "hybridmim" if read_arms()[arm].pretrained_by else "scratch"
-        if arm not in best and model not in best:
+        found = [best[name] for best in (alike, other) for name in (arm, model) if name in best]
+        if not found:
             raise SystemExit(f"few_labels: tune {model} first: {path} has no learning rate of it for {steps} steps")
-        best.setdefault(arm, best[model])
+        chosen[arm] = found[0]
+    return chosen
+
+
+def best_rates(path: Path, labels: int, steps: int) -> dict[str, float]:
+    """The best learning rate of each arm of those that all tuning seeds have; of equal ones the first in the file."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for row in read_rows(path):
+        if int(row["steps"]) == steps and int(row["labels"]) == labels:
+            found.setdefault((row["arm"], float(row["learning_rate"])), []).append(float(row["dice"]))
+    complete = {key: statistics.mean(values) for key, values in found.items() if len(values) == len(TUNING_SEEDS)}
+    best: dict[str, float] = {}
+    for arm, rate in sorted(complete, key=lambda key: complete[key], reverse=True):
+        best.setdefault(arm, rate)
     return best
 
 
-def rates_of(options: argparse.Namespace, steps: int, tune: bool) -> dict[str, Sequence[float]]:
+def rates_of(options: argparse.Namespace, labels: int, steps: int, tune: bool) -> dict[str, Sequence[float]]:
     """Learning rates of each arm: all that are compared, or the one that was chosen."""
     if tune:
         return dict.fromkeys(options.arms, options.rates)
-    return {arm: [rate] for arm, rate in chosen_rates(options.output / "tuning.csv", options.arms, steps).items()}
+    chosen = chosen_rates(options.output / "tuning.csv", options.arms, labels, steps)
+    return {arm: [rate] for arm, rate in chosen.items()}
 
 
 def run_cells(
@@ -215,11 +224,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _study = Study(options.bundle, options.dataset_dir, work, costs, options.pretraining_minutes)
     name, do, scored = WORK[options.command]
     tune = options.command == "tune"
-    rates = {steps: rates_of(options, steps, tune) for steps in options.steps}
+    budgets = list(itertools.product(options.labels, options.steps))
+    rates = {(labels, steps): rates_of(options, labels, steps, tune) for labels, steps in budgets}
     measure(options.arms)
     for seed in TUNING_SEEDS if tune else range(options.seeds):  # seed by seed, so that a part is fair, too
         pretrain(options.arms, options.processes, seed, options.output / "pretraining.csv")
-        cells = cells_of_seed(seed, rates, options, scored)
+        cells = cells_of_seed(seed, rates, scored)
         run_cells(cells, options.output / name, do, options.processes, f"seed {seed}")
         if options.command == "run":
             report(options.output, titles)

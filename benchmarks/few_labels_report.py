@@ -60,16 +60,18 @@ def read_scores(path: Path, column: str = "dice_by_patient", factor: float = 100
     """Cells of a CSV file of few_labels.py.
 
     Raises:
-        ValueError: when an arm has, for one number of steps, cells of more than one pre-training or learning rate.
+        ValueError: when an arm has, for one number of labels and of steps, cells of more than one pre-training or
+            learning rate.
     """
     found: Scores = {}
-    budgets: dict[tuple[str, int], list[str]] = {}
+    budgets: dict[tuple[str, int, int], list[str]] = {}
     for row in read_rows(path):
-        arm, steps, budget = row["arm"], int(row["steps"]), [row[name] for name in BUDGET]
-        if (other := budgets.setdefault((arm, steps), budget)) != budget:
-            raise ValueError(f"{arm} must have one {', '.join(BUDGET)} in {path}, got {other} and {budget}")
+        key, budget = (row["arm"], int(row["labels"]), int(row["steps"])), [row[name] for name in BUDGET]
+        if (other := budgets.setdefault(key, budget)) != budget:
+            what = f"{key[0]} with {key[1] or 'all'} labels and {key[2]} steps"
+            raise ValueError(f"{what} must have one {', '.join(BUDGET)} in {path}, got {other} and {budget}")
         values = np.array([float(value) for value in row[column].split(";")])
-        found.setdefault((arm, int(row["labels"]), steps), {})[int(row["seed"])] = values * factor
+        found.setdefault(key, {})[int(row["seed"])] = values * factor
     return found
 
 

@@ -138,11 +138,27 @@ def test_learning_rates_are_those_of_the_tuning_patients(tmp_path: Path) -> None
     ]
     few_labels.add_rows(tmp_path / "tuning.csv", rows)
     path = tmp_path / "tuning.csv"
-    rates = few_labels.chosen_rates(path, ["scratch", "hybridmim", "no_contrast", "scratch_longer"], 400)
+    rates = few_labels.chosen_rates(path, ["scratch", "hybridmim", "no_contrast", "scratch_longer"], 2, 400)
     assert rates["scratch"] == rates["scratch_longer"] == few_labels.RATES[0]
     assert rates["hybridmim"] == rates["no_contrast"] == few_labels.RATES[-1]
     with pytest.raises(SystemExit, match="tune scratch first: .* has no learning rate of it for 800 steps"):
-        few_labels.chosen_rates(path, ["scratch"], 800)
+        few_labels.chosen_rates(path, ["scratch"], 2, 800)
+
+
+def test_a_learning_rate_tuned_with_as_many_labels_comes_first(tmp_path: Path) -> None:
+    path, low, high = tmp_path / "tuning.csv", min(few_labels.RATES), max(few_labels.RATES)
+    for labels, best in ((2, low), (1, high)):
+        rows = [
+            {**Cell("hybridmim", labels, seed, "tuning", rate, 400, 0).__dict__, "dice": 0.5 + 0.1 * (rate == best)}
+            for rate in (low, high)
+            for seed in few_labels.TUNING_SEEDS
+        ]
+        few_labels.add_rows(path, rows)
+    unfinished = {**Cell("hybridmim", 1, few_labels.TUNING_SEEDS[0], "tuning", 0.1, 400, 0).__dict__, "dice": 0.9}
+    few_labels.add_rows(path, [unfinished])
+    arms = ["hybridmim", "no_contrast"]
+    assert few_labels.chosen_rates(path, arms, 1, 400) == dict.fromkeys(arms, high)
+    assert few_labels.chosen_rates(path, arms, 4, 400) == dict.fromkeys(arms, low)
 
 
 def test_scores_leave_out_classes_that_a_patient_does_not_have(tmp_path: Path) -> None:
@@ -175,7 +191,9 @@ def test_a_report_without_cells_says_so_and_writes_no_table(tmp_path: Path) -> N
 def test_cells_of_two_budgets_are_not_put_into_one_table(tmp_path: Path) -> None:
     rows = [row("hybridmim", 1, s, [0.5, 0.6]) | {"pretraining_steps": 400 * s} for s in (1, 2)]
     few_labels.add_rows(tmp_path / "cells.csv", rows)
-    with pytest.raises(ValueError, match="hybridmim must have one learning_rate, pretraining_steps"):
+    with pytest.raises(
+        ValueError, match="hybridmim with 1 labels and 400 steps must have one learning_rate, pretraining_steps"
+    ):
         read_scores(tmp_path / "cells.csv")
 
 
