@@ -22,12 +22,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import torch
 
-__all__ = ["Run", "children", "fill", "free_port", "kill_machine", "rank_one", "same", "small_disk", "swap"]
+__all__ = ["Row", "Run", "children", "fill", "free_port", "kill_machine", "rank_one", "same", "small_disk", "swap"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL: dict[str, dict[str, Any]] = {
@@ -38,6 +38,16 @@ MASKS = {
     "unet": {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
     "swinunetr": {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]},
 }
+
+
+class Row(NamedTuple):
+    """One line of the table; ``lost`` is ``nothing`` if all is well."""
+
+    fault: str
+    step: str
+    how: str
+    what_happened: str
+    lost: str
 
 
 class Run:

@@ -33,28 +33,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
-from fault_runs import Run, children, fill, free_port, kill_machine, rank_one, same, small_disk, swap
+from fault_inputs import ckpt_dir, dicom_series, mutated_files, odd_images, strange_cases
+from fault_runs import Row, Run, children, fill, free_port, kill_machine, rank_one, same, small_disk, swap
 
 from hybridmim_components.phantoms import write_phantoms
 from hybridmim_components.stop_signals import EXIT_CODE
 
-ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("fault", "step", "how", "what happened", "lost")
-
-
-class Row(NamedTuple):
-    """One line of the table; ``lost`` is ``nothing`` if all is well."""
-
-    fault: str
-    step: str
-    how: str
-    what_happened: str
-    lost: str
 
 
 class Faults:
@@ -278,50 +268,10 @@ class Faults:
         how = "two runs with other seeds in one output_dir, " + ("at once" if when == "once" else "one amid the other")
         return Row("second run", "train", how, what, "nothing" if fine else "a run")
 
-    def ckpt_dir(self) -> Row:
-        """Name folders for the weights that cannot be written."""
-        told = []
-        for name in ("file", "read_only"):
-            run = Run(self.work, "train", f"ckpt_dir_{name}")
-            run.knobs["ckpt_dir"] = self.work / "a_file" if name == "file" else Path("/proc/models")
-            (self.work / "a_file").touch()
-            told.append(run.finish() == 1 and "error: ckpt_dir must be a folder that can be written" in run.text())
-            told[-1] &= not run.checkpoints() and "Traceback" not in run.text()
-        what = f"{sum(told)} of 2 told by name before the first step"
-        return Row(
-            "ckpt_dir", "train", "a file, or nothing can be written there", what, "nothing" if all(told) else "a run"
-        )
-
     def _copy(self, name: str) -> Path:
         target = self.work / f"data_{name}" / "Task09_Spleen"
         shutil.copytree(self.work / "data" / "Task09_Spleen", target)
         return target
-
-    def mutated(self) -> Row:
-        """Read hundreds of damaged files, see mutated_files.py."""
-        script = [sys.executable, str(ROOT / "benchmarks" / "mutated_files.py")]
-        done = subprocess.run(script, capture_output=True, text=True)
-        what = done.stderr[-200:]
-        if done.stdout.strip():  # the last line of the table, for all kinds
-            _, total, accepted, refused, *others, slowest, _ = done.stdout.splitlines()[-1].strip("| ").split(" | ")
-            what = f"{accepted} of {total} accepted, {refused} refused by name, {sum(map(int, others))} otherwise, "
-            what += f"{slowest} s at most"
-        return Row("mutated files", "reading", "NIfTI, DICOM, MetaImage, NRRD, JSON, weights, tar", what,
-                   "nothing" if done.returncode == 0 else "see mutated_files.py")  # fmt: skip
-
-    def strange(self) -> Row:
-        """Check intact files with wrong content, see strange_cases.py."""
-        script = [
-            sys.executable,
-            str(ROOT / "benchmarks" / "strange_cases.py"),
-            "--output",
-            str(self.work / "cases.md"),
-        ]
-        done = subprocess.run(script, capture_output=True, text=True)
-        found = re.search(r"\d+ cases: .*? ok", done.stdout)
-        what = found[0] if found else done.stderr[-200:]
-        return Row("strange cases", "check", "units, HU, affines, labels, dataset.json", what,
-                   "nothing" if done.returncode == 0 else "see strange_cases.py")  # fmt: skip
 
     def all(self, only: str) -> Iterator[Row]:
         """Yield the rows of the faults whose name matches a pattern."""
@@ -340,9 +290,11 @@ class Faults:
             ("rank", lambda: self.rank(1)),
             ("second_run", lambda: self.second_run("once")),
             ("second_run", lambda: self.second_run("amid")),
-            ("ckpt_dir", self.ckpt_dir),
-            ("mutated", self.mutated),
-            ("strange", self.strange),
+            ("ckpt_dir", lambda: ckpt_dir(self.work)),
+            ("dicom", lambda: dicom_series(self.work)),
+            ("odd_images", lambda: odd_images(self.work)),
+            ("mutated", mutated_files),
+            ("strange", lambda: strange_cases(self.work)),
             ("machines", lambda: self.machines("pretrain", "two machines")),
             ("machines", lambda: self.machines("train", "dead process")),
             ("machines", lambda: self.machines("pretrain", "dead machine")),

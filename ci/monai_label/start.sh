@@ -175,8 +175,10 @@ fi
 app="$(cd -- "$app" && pwd -P)"
 studies="$(cd -- "$studies" && pwd -P)"
 mkdir -p -- "$app/model"
+served=()
 for i in "${!sources[@]}"; do
     target="$app/model/${sources[i]##*/}"
+    served+=("$target")
     if [ -z "${weights[i]}" ]; then
         echo "start: serving $target as it is"
     else
@@ -184,6 +186,8 @@ for i in "${!sources[@]}"; do
         echo "start: copied ${sources[i]} to $target, with the weights ${weights[i]}"
     fi
 done
+
+python "$HERE/check_channels.py" "$studies" "${served[@]}"
 
 case "$host" in
     127.* | localhost | ::1) ;;

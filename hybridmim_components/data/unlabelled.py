@@ -23,7 +23,7 @@ from pathlib import Path
 from hybridmim_components.data.dicom import is_dicom
 from hybridmim_components.data.layouts import is_plain_name
 
-__all__ = ["find_volumes"]
+__all__ = ["find_series", "find_volumes"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,14 @@ def find_volumes(
         _with_plain_names([*paths, *cases], skip_unreadable),
         key=lambda volume: [volume] if isinstance(volume, str) else volume,
     )
+
+
+def find_series(folder: str | Path) -> list[str]:
+    """Return the folders of DICOM series below a folder, the folder itself among them, sorted; links are kept.
+
+    What :func:`find_volumes` skips is skipped here, too.
+    """
+    return sorted(str(path) for path in _walk(Path(folder))[1])
 
 
 def _with_plain_names(volumes: list[str | list[str]], skip_unreadable: bool) -> list[str | list[str]]:

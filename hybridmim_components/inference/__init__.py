@@ -9,10 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Segmentation of large images with little memory: windows cover only the body, labels are found slab by slab."""
+"""Segmentation of many images, of which some may be unusable, and of large ones with little memory."""
 
 from hybridmim_components.allocator import keep_freed_memory
 from hybridmim_components.inference.crop_to_body import CropToBodyd, body_mask
+from hybridmim_components.inference.images import CheckedImages
 from hybridmim_components.inference.slabwise_invert import SlabwiseInvertd
 
-__all__ = ["CropToBodyd", "SlabwiseInvertd", "body_mask", "keep_freed_memory"]
+__all__ = ["CheckedImages", "CropToBodyd", "SlabwiseInvertd", "body_mask", "keep_freed_memory"]

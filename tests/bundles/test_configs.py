@@ -168,7 +168,16 @@ BY_DATASET = {
 
 
 @pytest.mark.parametrize(
-    "step", [*STEPS, "multi_gpu_pretrain", "multi_gpu_train", "multi_gpu_evaluate", "frugal_inference", "metadata"]
+    "step",
+    [
+        *STEPS,
+        "multi_gpu_pretrain",
+        "multi_gpu_train",
+        "multi_gpu_evaluate",
+        "checked_inference",
+        "frugal_inference",
+        "metadata",
+    ],
 )
 @pytest.mark.parametrize("dataset", ["brats2020", "btcv", "msd_liver", "msd_spleen"])
 def test_two_bundles_of_a_dataset_differ_by_the_backbone_alone(spleen, step: str, dataset: str) -> None:

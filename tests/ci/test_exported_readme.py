@@ -72,6 +72,7 @@ def test_each_command_of_the_readme_runs(bundle: Path, shell: Shell) -> None:
         "configs/train.json ": "models/model.pt",
         "configs/evaluate.json": "runs/evaluate/evaluation_summary.csv",
         "configs/inference.json ": "runs/inference/*.nii.gz",
+        "configs/checked_inference.json": "runs/inference/*.nii.gz",
         "configs/frugal_inference.json": "runs/inference/*.nii.gz",
         "--format torchscript": "models/model.ts",
         "scripts check": "LICENSE",

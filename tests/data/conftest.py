@@ -9,20 +9,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A server on this machine that can misbehave; the path to the modules that these tests share."""
+"""A server on this machine that can misbehave."""
 
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Server(ThreadingHTTPServer):

@@ -1,0 +1,58 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Warn of studies that no served bundle can segment: MONAI Label would answer them with 500 and no reason.
+
+python ci/monai_label/check_channels.py STUDIES BUNDLE [BUNDLE ...]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+
+
+def warnings_of(studies: Path, bundles: Sequence[Path]) -> list[str]:
+    """One line for each NIfTI study that cannot be read, or whose number of channels fits none of the bundles.
+
+    Args:
+        studies: folder whose files are the studies; folders in it, such as that of the labels, are not looked at.
+        bundles: folders of the bundles, whose metadata name the channels that they take.
+    """
+    taken = {bundle.name: channels_of(bundle) for bundle in bundles}
+    found = []
+    for path in sorted([*studies.glob("*.nii"), *studies.glob("*.nii.gz")]):
+        try:
+            shape = nib.Nifti1Image.from_filename(path).shape
+        except Exception as error:  # nibabel and gzip have many
+            found.append(f"{path} cannot be read: {error}")
+            continue
+        channels = math.prod(shape[3:])
+        if channels not in taken.values():
+            wanted = ", ".join(f"{name} takes {count}" for name, count in taken.items())
+            found.append(f"{path} has {channels} channel(s), but {wanted}: the server cannot segment it (error 500)")
+    return found
+
+
+def channels_of(bundle: Path) -> int:
+    """Channels of a bundle's images, by its metadata."""
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return int(metadata["network_data_format"]["inputs"]["image"]["num_channels"])
+
+
+if __name__ == "__main__":
+    for line in warnings_of(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]):
+        print(f"start: WARNING: {line}", file=sys.stderr)

@@ -1,0 +1,74 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""checked_inference.json laid over inference.json segments what it can and names the rest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_series import write_series
+from render_bundles import bundle_name
+
+from hybridmim_components.phantoms import write_phantoms
+
+#: It holds weights.
+BUNDLE = Path(__file__).parents[2] / "bundles" / bundle_name("msd_hippocampus", "unet")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two phantoms, and the first again with two channels and as a DICOM series."""
+    folder = tmp_path / "images"
+    given = write_phantoms("msd_hippocampus", tmp_path / "phantoms", 1, 2, 1).image_dir
+    shutil.copytree(given, folder)
+    first = nib.load(sorted(folder.iterdir())[0])
+    voxels = np.asarray(first.dataobj)
+    nib.save(nib.Nifti1Image(np.stack([voxels, voxels], -1), first.affine), folder / "two_channels.nii.gz")
+    write_series(folder / "patient.1" / "DICOM", (voxels / voxels.max() * 1000).astype(np.int16))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_frugal", [False, True])
+def test_the_good_ones_get_masks_and_the_end_names_the_others(
+    images: Path, with_frugal: bool, monai_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    configs = ["inference", *["frugal_inference"] * with_frugal, "checked_inference"]
+    places = {"image_dir": images, "output_dir": tmp_path / "masks"}
+    done = monai_run(BUNDLE, configs, tmp_path, **places, device="cpu")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    message = "error: 1 of 4 image(s) could not be used and have no mask, the reasons are above:"
+    assert f"{message}\n  {images}/two_channels.nii.gz" in done.stderr
+    assert "got 2 channel(s) of the shape" in done.stdout + done.stderr
+    good = [path for path in images.glob("*.nii.gz") if path.name != "two_channels.nii.gz"]
+    wanted = {path.name.replace(".nii.gz", "_seg.nii.gz") for path in good} | {"patient.1_DICOM_seg.nii.gz"}
+    assert {path.name for path in (tmp_path / "masks").glob("*.nii.gz")} == wanted
+    for path in good:
+        mask = nib.load(tmp_path / "masks" / path.name.replace(".nii.gz", "_seg.nii.gz"))
+        assert mask.shape == nib.load(path).shape
+
+
+@pytest.mark.slow
+def test_an_output_dir_that_cannot_be_written_is_refused_before_any_image_is_read(
+    images: Path, monai_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    places = {"image_dir": images, "output_dir": tmp_path / "file" / "masks"}
+    done = monai_run(BUNDLE, ["inference", "checked_inference"], tmp_path, **places, device="cpu")
+    message = f"error: output_dir must be a folder that can be written, got {tmp_path}/file"
+    assert done.returncode == 1 and message in done.stderr and "volume(s)" not in done.stdout + done.stderr
