@@ -28,7 +28,7 @@ Ends with a non-zero status if any of them failed.
   --full        run every test
   --no-install  use the `python` on PATH as it is, instead of making a virtual environment
   --help        print this and stop
-  -- ...        hand what follows to pytest, for example: ./runtests.sh --quick -- tests/test_masking.py -k shape
+  -- ...        hand what follows to pytest, for example: ./runtests.sh --quick -- tests/method/test_masking.py -k shape
 
 Environment:
   HYBRIDMIM_REAL_DATA     folder of real images; the tests marked real_data are skipped where it is unset

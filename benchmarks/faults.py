@@ -42,7 +42,7 @@ from fault_inputs import ckpt_dir, dicom_series, mutated_files, odd_images, stra
 from fault_runs import Row, Run, children, fill, free_port, kill_machine, rank_one, same, small_disk, swap
 
 from hybridmim_components.phantoms import write_phantoms
-from hybridmim_components.stop_signals import EXIT_CODE
+from hybridmim_components.system.stop_signals import EXIT_CODE
 
 COLUMNS = ("fault", "step", "how", "what happened", "lost")
 

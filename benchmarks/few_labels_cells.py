@@ -30,7 +30,7 @@ from typing import Any
 from few_labels_patients import Patients
 from rows import read_rows
 
-from hybridmim_components.files import write_text
+from hybridmim_components.system.files import write_text
 
 __all__ = ["Arm", "Cell", "Study", "read_arms"]
 

@@ -139,15 +139,15 @@ def start_up(source: str, folder: str, draws: int = 100) -> dict[str, float]:
     from prepared_store import parsed
 
     from hybridmim_components.data import make_dataset, pretraining_lists
-    from hybridmim_components.preflight import check_pretraining
-    from hybridmim_components.store import open_store
+    from hybridmim_components.store import open_pool
+    from hybridmim_components.workflow.preflight import check_pretraining
 
     torch.set_num_threads(1)
     roi_size, transform = parsed("roi_size"), parsed("train#preprocessing")
     output = f"{folder}_run"
     before, start = _own_memory(), time.process_time()
     if source == "store":
-        lists = pretraining_lists("msd_spleen", "", store=open_store(folder, **STORE))
+        lists = pretraining_lists("msd_spleen", "", pool=open_pool(folder, 0.1, 0, **STORE))
     else:
         lists = pretraining_lists("msd_spleen", "", folder)
     volumes = check_pretraining(lists, output, 4, 2, contrast_weight=0.1, num_workers=1)

@@ -134,13 +134,13 @@ def simulate(store: Any, folder: Path, number: int) -> Path:
 def start_and_draw(folder: str, draws: int) -> dict[str, float]:
     """Do what `initialize` does with a store, draw crops in a process of its own, and return time and memory."""
     from hybridmim_components.data import make_dataset, pretraining_lists
-    from hybridmim_components.preflight import check_pretraining
-    from hybridmim_components.store import open_store
+    from hybridmim_components.store import open_pool
+    from hybridmim_components.workflow.preflight import check_pretraining
 
     settings = {name: parsed(name) for name in ("spacing", "intensity_range", "roi_size")}
     roi_size, transform = settings.pop("roi_size"), parsed("train#preprocessing")
     start = time.monotonic()
-    lists = pretraining_lists("msd_spleen", "", store=open_store(folder, **settings))
+    lists = pretraining_lists("msd_spleen", "", pool=open_pool(folder, 0.1, 0, **settings))
     with tempfile.TemporaryDirectory() as output:
         volumes = check_pretraining(lists, output, batch_size=4, crops_per_volume=2, contrast_weight=0.1)
     dataset = make_dataset(volumes["training"], transform, "store", roi_size=roi_size, crops_per_volume=2)

@@ -42,8 +42,8 @@ from rows import add_rows, read_rows
 from hybridmim_components.data import CountedCropByPosNegLabeld, find_volumes, make_dataset
 from hybridmim_components.data.seeded_loader import SeededLoader
 from hybridmim_components.data.splits import hold_out
-from hybridmim_components.engines import decay_groups, perception_figures, unchanged_share
-from hybridmim_components.losses import (
+from hybridmim_components.method import HybridMIM
+from hybridmim_components.method.losses import (
     HybridMIMLoss,
     guessing,
     location_loss,
@@ -51,9 +51,10 @@ from hybridmim_components.losses import (
     number_loss,
     visible_mean_error,
 )
-from hybridmim_components.masking import MaskGrid, expand_mask, sample_mask
-from hybridmim_components.networks import HybridMIM, set_execution
-from hybridmim_components.partial_region import choose_region, full_region
+from hybridmim_components.method.masking import MaskGrid, expand_mask, sample_mask
+from hybridmim_components.method.partial_region import choose_region, full_region
+from hybridmim_components.networks import set_execution
+from hybridmim_components.workflow.engines import decay_groups, perception_figures, unchanged_share
 
 ROOT = Path(__file__).resolve().parents[1]
 # bundle, spacing in mm, and modalities

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybridmim_components.masking import MaskGrid
+from hybridmim_components.method.masking import MaskGrid
+from hybridmim_components.method.partial_region import choose_region
 from hybridmim_components.networks import backbone_of
-from hybridmim_components.partial_region import choose_region
 
 MASK_RATIO, TEMPERATURE = 0.4, 0.5
 

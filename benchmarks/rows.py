@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybridmim_components.files import write_text
+from hybridmim_components.system.files import write_text
 
 __all__ = ["add_rows", "read_rows"]
 

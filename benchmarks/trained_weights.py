@@ -37,7 +37,7 @@ from few_labels_patients import Patients
 from monai.bundle import ConfigParser
 from rows import read_rows
 
-from hybridmim_components.files import write_text
+from hybridmim_components.system.files import write_text
 from hybridmim_components.weights import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "hybridmim_components"
 PHANTOMS = "phantoms"
 _WARNING = "The weights were trained on synthetic phantoms: to try the bundle, not for patients."
-_ALIAS = re.compile(rf"\$import {PACKAGE}\.(\w+) as (\w+)")
+_ALIAS = re.compile(rf"\$import {PACKAGE}\.([\w.]+) as (\w+)")
 # MONAI knows a bundle's root only from `run` on, and imports `scripts` of whichever bundle came first
 _OWN_SCRIPTS = [
     "$[sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] == 'scripts']",

@@ -29,7 +29,10 @@ __all__ = ["run_module"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["monai.bundle", "monai.engines", "monai.handlers", "monai.networks.nets", "monai.transforms", "itk"]
-    + [f"hybridmim_components.{name}" for name in ("data", "engines", "handlers", "losses", "networks", "overview")]
+    + [
+        f"hybridmim_components.{name}"
+        for name in ("data", "method.losses", "networks", "workflow.engines", "workflow.handlers", "workflow.overview")
+    ]
 )
 
 

@@ -30,8 +30,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from hybridmim_components.masking import MaskGrid, expand_mask, sample_mask
-from hybridmim_components.partial_region import Region, choose_region
+from hybridmim_components.method.masking import MaskGrid, expand_mask, sample_mask
+from hybridmim_components.method.partial_region import Region, choose_region
 from hybridmim_components.phantoms import abdomen_phantom
 
 GRID = MaskGrid(96, 32, 16)

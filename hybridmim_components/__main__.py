@@ -24,11 +24,11 @@ from hybridmim_components.data.case_table import case_rows, format_row
 from hybridmim_components.data.download import download_msd
 from hybridmim_components.data.volumes import quieten_readers
 from hybridmim_components.deployment import export
-from hybridmim_components.hub import pull, push
 from hybridmim_components.nnunet import pretrain, read_plan, training_command
-from hybridmim_components.overview import draw_overview, summary
 from hybridmim_components.phantoms import write_phantoms
 from hybridmim_components.store import StoreSettings, prepare_store
+from hybridmim_components.weights.hub import pull, push
+from hybridmim_components.workflow.overview import draw_overview, summary
 
 __all__ = ["main"]
 

@@ -78,7 +78,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     method = (tmp_path / "site" / "reference" / "method.html").read_text(encoding="utf-8")
-    assert 'id="hybridmim_components.masking.sample_mask"' in method
+    assert 'id="hybridmim_components.method.masking.sample_mask"' in method
     # shapes keep their star, which is no emphasis, and included files lead to each other's pages
     assert "(B, 1, *image_size)" in method
     limits = (tmp_path / "site" / "explanation" / "limits.html").read_text(encoding="utf-8")

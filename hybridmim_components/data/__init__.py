@@ -14,10 +14,10 @@
 from __future__ import annotations
 
 from hybridmim_components.data.caching import CACHES, make_dataset
+from hybridmim_components.data.case_lists import finetuning_lists, pretraining_lists
 from hybridmim_components.data.counted_crops import CountedCropByLabelClassesd, CountedCropByPosNegLabeld, PlaneCountsd
 from hybridmim_components.data.datasets import DATASETS, find_cases, read_cases
 from hybridmim_components.data.inspection import inspect_volumes
-from hybridmim_components.data.lists import finetuning_lists, pretraining_lists
 from hybridmim_components.data.seeded_loader import SeededLoader
 from hybridmim_components.data.splits import split_cases
 from hybridmim_components.data.unlabelled import find_volumes

@@ -15,16 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, Cropd, Padd, RandCropByPosNegLabeld, RandomizableTrait
 
 from hybridmim_components.data.counted_crops import COUNTED_CROPS
 from hybridmim_components.data.disk_cache import DiskCache
-
-if TYPE_CHECKING:
-    from hybridmim_components.store import StoreDataset
 
 __all__ = ["CACHES", "make_dataset"]
 
@@ -40,7 +37,7 @@ def make_dataset(
     num_workers: int = 0,
     roi_size: Sequence[int] | None = None,
     crops_per_volume: int | None = None,
-) -> Dataset | StoreDataset:
+) -> Dataset:
     """Make a data set that runs the random transforms each time and caches the result of the deterministic ones.
 
     Args:
@@ -55,7 +52,7 @@ def make_dataset(
         crops_per_volume: number of random crops of ``store``; None: one crop in the middle of the foreground.
 
     Returns:
-        MONAI's Dataset or CacheDataset, a DiskCache, or a StoreDataset.
+        MONAI's Dataset or CacheDataset, a DiskCache, or what :meth:`.store.StoredVolumes.read_crops` returns.
 
     Raises:
         ValueError: when ``cache`` is unknown, when ``disk`` has no folder, or when ``store`` has no volumes of a store,
@@ -64,11 +61,11 @@ def make_dataset(
     if cache not in CACHES:
         raise ValueError(f"cache must be one of {CACHES}, got {cache!r}")
     if cache == "store":
-        from hybridmim_components.store import StoreDataset, StoredVolumes  # here, since they import this package
-
-        if not isinstance(data, StoredVolumes) or roi_size is None:
+        read_crops = getattr(data, "read_crops", None)
+        if read_crops is None or roi_size is None:
             raise ValueError("cache 'store' is for pre-training from a prepared store: fine-tuning needs another cache")
-        return StoreDataset(data, roi_size, crops_per_volume, _after_crops(transform))
+        crops: Dataset = read_crops(roi_size, crops_per_volume, _after_crops(transform))
+        return crops
     if cache == "none":
         return Dataset(data, transform)
     if cache == "memory":

@@ -28,7 +28,7 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 
-from hybridmim_components.files import file_state, save_tensors
+from hybridmim_components.system.files import file_state, save_tensors
 
 __all__ = ["DiskCache", "hash_item"]
 

@@ -27,7 +27,7 @@ import ignite.distributed as idist
 
 from hybridmim_components.data.doubts import doubts_of_image, doubts_of_label, warn_of
 from hybridmim_components.data.volumes import VolumeRules, check_label, fingerprint, image_files, read_volume
-from hybridmim_components.files import file_state, read_json_object, write_text
+from hybridmim_components.system.files import file_state, read_json_object, write_text
 
 __all__ = ["inspect_volumes"]
 

@@ -25,9 +25,9 @@ from monai.transforms import Randomizable
 from torch.utils.data import Dataset, Sampler
 
 from hybridmim_components.data.volumes import image_files
-from hybridmim_components.errors import VolumeError, reason_of, root_cause
-from hybridmim_components.seeds import seed_of
-from hybridmim_components.stop_signals import heed_the_parent_alone, held_back
+from hybridmim_components.system.errors import VolumeError, reason_of, root_cause
+from hybridmim_components.system.seeds import seed_of
+from hybridmim_components.system.stop_signals import heed_the_parent_alone, held_back
 
 __all__ = ["SeededLoader"]
 

@@ -30,7 +30,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
 
 from hybridmim_components.data.headers import MAX_GIB, check_header
-from hybridmim_components.errors import reason_of
+from hybridmim_components.system.errors import reason_of
 
 __all__ = ["Image", "VolumeRules", "check_label", "fingerprint", "image_files", "quieten_readers", "read_volume"]
 

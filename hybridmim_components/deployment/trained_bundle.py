@@ -24,9 +24,9 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 
 from hybridmim_components.networks.backbones import backbone_of
-from hybridmim_components.overrides import find_unknown
+from hybridmim_components.system.overrides import find_unknown
 from hybridmim_components.weights import how_to_get_weights, read_weights
-from hybridmim_components.weights_check import require_fitting_state
+from hybridmim_components.weights.check import require_fitting_state
 
 __all__ = ["TrainedBundle"]
 

@@ -9,23 +9,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The pre-training model, and the division of stock MONAI networks into encoder and decoder."""
+"""Stock networks as the method needs them: divided into encoder and decoder, with dropout, fast, free of scale."""
 
 from __future__ import annotations
 
 from hybridmim_components.networks.backbones import Backbone, backbone_of
 from hybridmim_components.networks.dropout import ByteDropout, has_dropout, use_byte_dropout
 from hybridmim_components.networks.execution import set_execution
-from hybridmim_components.networks.hybridmim import HybridMIM
-from hybridmim_components.networks.mask_fill import MASK_FILLS, MaskFill
 from hybridmim_components.networks.scale_free import restore_scale, scale_free_norms
 
 __all__ = [
-    "MASK_FILLS",
     "Backbone",
     "ByteDropout",
-    "HybridMIM",
-    "MaskFill",
     "backbone_of",
     "has_dropout",
     "restore_scale",

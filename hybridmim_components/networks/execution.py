@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hybridmim_components.allocator import keep_freed_memory as keep_freed
 from hybridmim_components.networks.backbones import backbone_of
 from hybridmim_components.networks.dropout import use_byte_dropout
+from hybridmim_components.system.allocator import keep_freed_memory as keep_freed
 
 __all__ = ["set_execution"]
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from torch import nn
 
-from hybridmim_components.files import read_json_object
-from hybridmim_components.masking import MaskGrid
+from hybridmim_components.method.masking import MaskGrid
+from hybridmim_components.system.files import read_json_object
 
 __all__ = ["Plan", "grid_of_plan", "network_of_plan", "preprocessing_of", "read_plan", "require_nnunet"]
 

@@ -29,8 +29,8 @@ import torch
 from hybridmim_components.data.lazy_crops import LazyCrops
 from hybridmim_components.data.splits import hold_out
 from hybridmim_components.data.volumes import Image, fingerprint, image_files
-from hybridmim_components.files import file_state, read_json_object, write_text
 from hybridmim_components.nnunet.plans import Plan, preprocessing_of, read_plan
+from hybridmim_components.system.files import file_state, read_json_object, write_text
 
 __all__ = ["PreprocessedCrops", "PreprocessedImages", "PreprocessedPool", "fold_cases", "preprocessed_lists"]
 

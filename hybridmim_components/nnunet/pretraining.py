@@ -21,13 +21,13 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from hybridmim_components.errors import root_cause
-from hybridmim_components.files import save_tensors, write_text
 from hybridmim_components.networks import restore_scale, scale_free_norms
 from hybridmim_components.nnunet.plans import Plan, grid_of_plan, network_of_plan, read_plan
-from hybridmim_components.overrides import find_unknown
+from hybridmim_components.system.errors import root_cause
+from hybridmim_components.system.files import save_tensors, write_text
+from hybridmim_components.system.overrides import find_unknown
 from hybridmim_components.weights import read_weights
-from hybridmim_components.weights_check import require_fitting_state
+from hybridmim_components.weights.check import require_fitting_state
 
 __all__ = ["CHECKPOINT", "TRAINERS", "pretrain", "pretraining_config", "training_command", "write_checkpoint"]
 
@@ -38,7 +38,7 @@ _BUNDLE = Path(__file__).parents[2] / "bundles" / "hybridmim_msd_hippocampus_une
 # settings of the bundle's config for reading, resampling and caching images, which nnU-Net has preprocessed already
 _NOT_OURS = frozenset(
     ("cache", "cache_dir", "clip_percentiles", "crop_counts", "crop_transforms", "dataset_dir")
-    + ("deterministic_transforms", "prepared_store", "preprocessing", "rules", "store", "unlabelled_dirs")
+    + ("deterministic_transforms", "stored_pool", "preprocessing", "rules", "store", "unlabelled_dirs")
 )
 
 

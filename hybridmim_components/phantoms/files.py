@@ -25,8 +25,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridmim_components.files import write_text
 from hybridmim_components.phantoms.grid import check_grid
+from hybridmim_components.system.files import write_text
 
 __all__ = ["ABOUT", "CaseFiles", "Draw", "case_content", "check_count", "grid_parameters", "write_cases"]
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from hybridmim_components.store.dataset import StoreDataset
 from hybridmim_components.store.index import PreparedStore, open_store
-from hybridmim_components.store.prepare import prepare_store
-from hybridmim_components.store.selection import StoredPool, StoredVolumes
+from hybridmim_components.store.prepare_store import prepare_store
+from hybridmim_components.store.selection import StoredPool, StoredVolumes, open_pool
 from hybridmim_components.store.settings import StoreSettings
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "StoreSettings",
     "StoredPool",
     "StoredVolumes",
+    "open_pool",
     "open_store",
     "prepare_store",
 ]

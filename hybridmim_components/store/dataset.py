@@ -14,15 +14,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hybridmim_components.data.lazy_crops import LazyCrops
 from hybridmim_components.store.encoding import CHUNK, chunk_grid
-from hybridmim_components.store.selection import StoredVolumes
 from hybridmim_components.store.shards import ShardReader, open_shard
+
+if TYPE_CHECKING:
+    from hybridmim_components.store.selection import StoredVolumes
 
 __all__ = ["StoreDataset"]
 

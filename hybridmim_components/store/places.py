@@ -24,7 +24,7 @@ import fsspec
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
-from hybridmim_components.files import write_bytes
+from hybridmim_components.system.files import write_bytes
 
 __all__ = ["StorePlace"]
 

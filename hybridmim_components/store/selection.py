@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,12 @@ import numpy as np
 
 from hybridmim_components.data.splits import hold_out
 from hybridmim_components.data.volumes import Image, image_files
+from hybridmim_components.store.dataset import StoreDataset
 from hybridmim_components.store.encoding import METADATA
-from hybridmim_components.store.index import ATTRIBUTE, PreparedStore
-from hybridmim_components.store.preparation import source_state, volume_name
+from hybridmim_components.store.index import ATTRIBUTE, PreparedStore, open_store
+from hybridmim_components.store.prepare_volume import source_state, volume_name
 
-__all__ = ["StoredPool", "StoredVolumes"]
+__all__ = ["StoredPool", "StoredVolumes", "open_pool"]
 
 
 class StoredVolumes(Sequence[dict[str, Any]]):
@@ -58,6 +59,15 @@ class StoredVolumes(Sequence[dict[str, Any]]):
     def fingerprints(self) -> set[str]:
         """Return the fingerprints of all channels of all of these volumes."""
         return {digest.decode() for digest in self.store.rows["fingerprints"][self.rows].ravel().tolist()}
+
+    def read_crops(
+        self,
+        roi_size: Sequence[int],
+        crops_per_volume: int | None = None,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> StoreDataset:
+        """Return a data set of crops of these volumes. Arguments as in :class:`StoreDataset`."""
+        return StoreDataset(self, roi_size, crops_per_volume, transform)
 
 
 @dataclass(frozen=True)
@@ -112,3 +122,8 @@ class StoredPool:
         own = hold_out(list(row_of), self.val_fraction, self.split_seed)
         training, validation = (np.array([row_of[i] for i in ids], np.int64) for ids in own)
         return StoredVolumes(self.store, training), StoredVolumes(self.store, validation), int(barred.sum())
+
+
+def open_pool(url: str | None, val_fraction: float, split_seed: int, **settings: Any) -> StoredPool:
+    """Open a store for pre-training. Arguments as in :class:`StoredPool` and :func:`open_store`, which may raise."""
+    return StoredPool(open_store(url, **settings), val_fraction, split_seed)

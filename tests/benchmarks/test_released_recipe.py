@@ -17,8 +17,8 @@ import torch
 from monai.networks.nets import BasicUNet
 from released_recipe import ReleasedStep, contrast, count_patches, hide_patches, place_patches
 
-from hybridmim_components.losses import contrast_loss
-from hybridmim_components.masking import MaskGrid
+from hybridmim_components.method.losses import contrast_loss
+from hybridmim_components.method.masking import MaskGrid
 
 
 def test_hidden_patches_are_zero_and_the_others_stay() -> None:

@@ -24,8 +24,8 @@ import pytest
 import torch
 from monai.handlers import CheckpointSaver, StatsHandler
 
-from hybridmim_components.distributed import handlers_of_rank, local_device, rank, start
-from hybridmim_components.handlers import TerminalProgressBar
+from hybridmim_components.workflow.distributed import handlers_of_rank, local_device, rank, start
+from hybridmim_components.workflow.handlers import TerminalProgressBar
 
 pytestmark = pytest.mark.slow
 CONFIGS = {
@@ -87,5 +87,5 @@ def test_ranks_above_0_do_not_log(monkeypatch: pytest.MonkeyPatch) -> None:
         CheckpointSaver("x", {"a": torch.nn.Linear(1, 1)}, save_final=True),
     ]
     assert handlers_of_rank(handlers) == handlers
-    monkeypatch.setattr("hybridmim_components.distributed.rank", lambda: 1)
+    monkeypatch.setattr("hybridmim_components.workflow.distributed.rank", lambda: 1)
     assert handlers_of_rank(handlers) == handlers[2:]

@@ -24,7 +24,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from hybridmim_components.folder_lock import FolderLock
+from hybridmim_components.system.folder_lock import FolderLock
 from hybridmim_components.weights import read_weights
 
 pytestmark = pytest.mark.slow

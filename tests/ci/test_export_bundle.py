@@ -74,11 +74,11 @@ def test_the_zoos_checks_can_fail(exported: Callable, isolated: Callable, tmp_pa
     folder = tmp_path / "spoilt_segmentation"
     shutil.copytree(exported("msd_spleen_unet"), folder)
     (folder / "LICENSE").unlink()
-    (folder / "scripts" / "masking.py").write_text("import torch\nimport os\n")
+    (folder / "scripts" / "method" / "masking.py").write_text("import torch\nimport os\n")
     for name, old, new in [
         ("metadata.json", '"num_channels": 2', '"num_channels": 3'),
         ("metadata.json", '"intended_use"', '"use"'),
-        ("train.json", "scripts.preflight.check_training", "scripts.preflight.check_nothing"),
+        ("train.json", "scripts.workflow.preflight.check_training", "scripts.workflow.preflight.check_nothing"),
         ("inference.json", '"seg"', '"seg", "_disabled_": true'),
     ]:
         path = folder / "configs" / name

@@ -27,9 +27,9 @@ from monai_label.label_server import START
 from small_bundles import small_bundle, small_phantoms
 
 from hybridmim_components.deployment import export
-from hybridmim_components.errors import root_cause
-from hybridmim_components.hub import push
-from hybridmim_components.preflight import check_evaluation
+from hybridmim_components.system.errors import root_cause
+from hybridmim_components.weights.hub import push
+from hybridmim_components.workflow.preflight import check_evaluation
 
 URL = "https://example.org/model.pt"
 

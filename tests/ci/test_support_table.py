@@ -44,7 +44,7 @@ def test_a_bundle_not_tried_is_no_success() -> None:
 def test_checks_tell_why_a_bundle_fails(tmp_path: Path) -> None:
     folder = export_bundle(*small_bundle(tmp_path, "msd_spleen_unet"), tmp_path / "exported", "phantoms")
     (folder / "models" / "model.pt").unlink()
-    (folder / "scripts" / "preflight.py").unlink()
+    (folder / "scripts" / "workflow" / "preflight.py").unlink()
     (folder / "LICENSE").unlink()
     cells = support_table.format_cells(folder)
     assert set(cells) == {"TorchScript", "ONNX", "OpenVINO"}

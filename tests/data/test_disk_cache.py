@@ -25,9 +25,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Transform
 
-from hybridmim_components import files
 from hybridmim_components.data import SeededLoader, make_dataset
 from hybridmim_components.data.disk_cache import hash_item
+from hybridmim_components.system import files
 
 ITEMS = [{"image": number} for number in range(4)]
 

@@ -25,7 +25,7 @@ from monai.transforms import Compose, RandScaleIntensityd
 
 from hybridmim_components.data import SeededLoader
 from hybridmim_components.data.seeded_loader import _Passes
-from hybridmim_components.errors import VolumeError
+from hybridmim_components.system.errors import VolumeError
 
 
 class Images(Dataset):
@@ -196,7 +196,7 @@ def test_workers_end_when_their_parent_tells_them_to() -> None:
 
 
 def test_where_processes_cannot_wait_for_signals_they_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridmim_components.stop_signals._CAN_WAIT", False)
+    monkeypatch.setattr("hybridmim_components.system.stop_signals._CAN_WAIT", False)
     monkeypatch.delattr(signal, "sigwaitinfo")
     monkeypatch.delattr(signal, "pthread_sigmask")
     assert len(list(SeededLoader(Images(4), 2, num_workers=1))) == 2

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from hybridmim_components.data import find_volumes, read_volume
 from hybridmim_components.data.datasets import find_cases, label_names
-from hybridmim_components.files import read_json_object
+from hybridmim_components.system.files import read_json_object
 from hybridmim_components.weights import read_recipe
 
 LETTERS = st.characters(exclude_characters="/\0", exclude_categories=("Cs",))

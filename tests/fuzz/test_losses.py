@@ -17,9 +17,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hybridmim_components.losses.contrast import contrast_loss
-from hybridmim_components.losses.partial_region import partial_region_loss
-from hybridmim_components.losses.perception import consistency_loss, location_loss, number_loss
+from hybridmim_components.method.losses.contrast import contrast_loss
+from hybridmim_components.method.losses.perception import consistency_loss, location_loss, number_loss
+from hybridmim_components.method.losses.reconstruction import partial_region_loss
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6))  # B, S, P
 SCALES = st.sampled_from((1e-6, 1.0, 30.0, 1e4))

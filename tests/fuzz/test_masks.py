@@ -19,8 +19,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmim_components.masking import MASK_STRATEGIES, MaskGrid, expand_mask, num_masked_patches, sample_mask
-from hybridmim_components.partial_region import choose_region, subvolume_content
+from hybridmim_components.method.masking import MASK_STRATEGIES, MaskGrid, expand_mask, num_masked_patches, sample_mask
+from hybridmim_components.method.partial_region import choose_region, subvolume_content
 
 SEEDS = st.integers(0, 2**32)
 RATIOS = st.floats(0.01, 0.99)

@@ -57,7 +57,7 @@ def test_a_traceback_and_a_message_without_the_file_are_told_from_a_refusal(
 
     monkeypatch.setattr(mutated_files, "read", of_a_library)
     assert mutated_files.judge("dataset.json", path)[0] == "traceback"
-    from hybridmim_components.masking import MaskGrid
+    from hybridmim_components.method.masking import MaskGrid
 
     monkeypatch.setattr(mutated_files, "read", lambda *_: MaskGrid(1, 2, 3))
     assert mutated_files.judge("dataset.json", path)[0] == "unnamed"

@@ -42,7 +42,7 @@ def test_annotators_use_exported_bundles(
 def test_what_the_server_cannot_do_is_told(label_environment: None, tmp_path: Path) -> None:
     """The bundle's code is what trains: without a part of it training fails, and inference goes on."""
     bundle = export_bundle(*small_bundle(tmp_path, "msd_spleen_unet"), tmp_path / "exported", "phantoms")
-    (bundle / "scripts" / "preflight.py").unlink()
+    (bundle / "scripts" / "workflow" / "preflight.py").unlink()
     cells = label_cells("msd_spleen", [bundle], tmp_path / "label")[bundle.name]
     assert cells["Label train"].startswith("LabelServerError: training ended with status ERROR")
     assert (cells["Label infer"], cells["Label infer again"]) == ("ok", "ok")

@@ -21,18 +21,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybridmim_components.losses import HybridMIMLoss
-from hybridmim_components.masking import MaskGrid, sample_mask
-from hybridmim_components.networks import (
-    HybridMIM,
-    backbone_of,
-    has_dropout,
-    restore_scale,
-    scale_free_norms,
-    set_execution,
-)
+from hybridmim_components.method import HybridMIM
+from hybridmim_components.method.losses import HybridMIMLoss
+from hybridmim_components.method.masking import MaskGrid, sample_mask
+from hybridmim_components.method.partial_region import choose_region, full_region
+from hybridmim_components.networks import backbone_of, has_dropout, restore_scale, scale_free_norms, set_execution
 from hybridmim_components.networks.backbones import check_crop_size
-from hybridmim_components.partial_region import choose_region, full_region
 from hybridmim_components.weights import load_pretrained, save_weights
 
 STRIDES = {"plain": (8, 8, 8), "residual": (8, 8, 8), "flat": (2, 8, 8)}

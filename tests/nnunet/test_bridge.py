@@ -28,7 +28,6 @@ import pytest
 import torch
 
 from hybridmim_components.__main__ import main, nnunet
-from hybridmim_components.engines import MaskedBatch
 from hybridmim_components.networks import backbone_of
 from hybridmim_components.nnunet import (
     fold_cases,
@@ -40,6 +39,7 @@ from hybridmim_components.nnunet import (
 )
 from hybridmim_components.nnunet.pretraining import TRAINERS
 from hybridmim_components.weights import read_weights, save_weights
+from hybridmim_components.workflow.engines import MaskedBatch
 
 SHORT = {"epochs": 1, "steps_per_epoch": 2, "num_workers": 0}
 TRAINER = """
@@ -133,7 +133,7 @@ def test_the_config_follows_the_plan_and_what_is_set_goes_before(write_dataset: 
     assert (config["fold"], config["also"], config["mask_ratio"], config["batch_size"]) == (2, ["/more"], 0.6, 4)
     assert config["model"]["output_activation"] == "identity"
     text = json.dumps(config)
-    assert not any(f"@{name}" in text for name in ("clip_percentiles", "dataset_dir", "cache_dir", "prepared_store"))
+    assert not any(f"@{name}" in text for name in ("clip_percentiles", "dataset_dir", "cache_dir", "stored_pool"))
 
 
 def test_grown_weights_get_the_size_of_new_ones_in_the_checkpoint(build: Callable, tmp_path: Path) -> None:

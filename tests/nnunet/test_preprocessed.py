@@ -24,7 +24,7 @@ import torch
 from monai.transforms import Compose, RandShiftIntensityd
 
 from hybridmim_components.nnunet import PreprocessedCrops, fold_cases, preprocessed_lists, read_plan
-from hybridmim_components.preflight import check_pretraining
+from hybridmim_components.workflow.preflight import check_pretraining
 
 PLAN: dict[str, Any] = {"dataset": 4, "plans": "nnUNetPlans", "configuration": "3d_fullres", "fold": 0}
 

@@ -27,11 +27,11 @@ import numpy as np
 import pytest
 import zarr
 
-from hybridmim_components import files
 from hybridmim_components.data import fingerprint, read_volume
-from hybridmim_components.folder_lock import FolderLock
 from hybridmim_components.store import PreparedStore, StoreSettings, open_store, prepare_store
 from hybridmim_components.store.shards import open_shard
+from hybridmim_components.system import files
+from hybridmim_components.system.folder_lock import FolderLock
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_a_kill_at_any_write_leaves_no_half_volume_and_loses_only_what_was_under
 
 KILLED = """
 import os, signal, sys
-from hybridmim_components import files
+from hybridmim_components.system import files
 from hybridmim_components.__main__ import main
 rename, count = os.replace, 0
 def replace(source, target):

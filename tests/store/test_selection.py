@@ -24,8 +24,8 @@ import pytest
 
 from hybridmim_components.data import inspection, pretraining_lists
 from hybridmim_components.phantoms import write_msd_spleen
-from hybridmim_components.preflight import check_pretraining
-from hybridmim_components.store import PreparedStore, StoreSettings, open_store, prepare_store
+from hybridmim_components.store import PreparedStore, StoredPool, StoreSettings, open_store, prepare_store
+from hybridmim_components.workflow.preflight import check_pretraining
 
 SETTINGS = StoreSettings((6, 6, 6), (-57, 164))
 RUN = {"batch_size": 2, "crops_per_volume": 1, "contrast_weight": 0.1}
@@ -49,7 +49,7 @@ def prepared(spleen: Path, tmp_path: Path) -> Callable[[Path], PreparedStore]:
 
 def check(store: PreparedStore, spleen: Path | str, tmp_path: Path, fold: Any = 0) -> tuple[dict[str, Any], set[str]]:
     """What a run would see, and the images of its held-out cases."""
-    lists = pretraining_lists("msd_spleen", str(spleen), fold=fold, val_fraction=0.3, store=store)
+    lists = pretraining_lists("msd_spleen", str(spleen), fold=fold, pool=StoredPool(store, 0.3, 0))
     return check_pretraining(lists, tmp_path / "out", **RUN), {item["image"] for item in lists["held_out"]}
 
 
@@ -114,7 +114,7 @@ def test_the_split_does_not_depend_on_where_the_store_lies(spleen: Path, tmp_pat
 
 def test_weights_that_saw_a_held_out_case_are_refused(spleen: Path, tmp_path: Path, prepared: Callable) -> None:
     store = prepared(spleen / "imagesTr")
-    lists = pretraining_lists("msd_spleen", str(spleen), store=store)
+    lists = pretraining_lists("msd_spleen", str(spleen), pool=StoredPool(store, 0.1, 0))
     seen = {"volumes": [digest.decode() for digest in store.rows["fingerprints"].ravel()]}
     with pytest.raises(ValueError, match=r"2 held-out volume\(s\) cannot be evaluated on: the same image is among"):
         check_pretraining(lists, tmp_path / "out", pretraining_recipe=seen, **RUN)
@@ -122,7 +122,7 @@ def test_weights_that_saw_a_held_out_case_are_refused(spleen: Path, tmp_path: Pa
 
 def test_folders_beside_a_store_are_refused(spleen: Path, prepared: Callable) -> None:
     with pytest.raises(ValueError, match=r"unlabelled_dirs must be empty with cache 'store', got \['x'\]"):
-        pretraining_lists("msd_spleen", str(spleen), ["x"], store=prepared(spleen / "imagesTr"))
+        pretraining_lists("msd_spleen", str(spleen), ["x"], pool=StoredPool(prepared(spleen / "imagesTr"), 0.1, 0))
 
 
 def test_a_store_of_a_later_format_is_refused(spleen: Path, tmp_path: Path, prepared: Callable) -> None:
@@ -139,6 +139,6 @@ def test_a_volume_that_shares_one_modality_with_another_is_left_out(mri_store: P
     store.rows = np.concatenate([store.rows, store.rows])
     store.rows["fingerprints"][2] = [b"a" * 64, store.rows["fingerprints"][1][0], b"b" * 64, b"c" * 64]
     store.rows["fingerprints"][3] = [letter * 64 for letter in (b"d", b"e", b"f", b"0")]
-    lists = pretraining_lists("brats2020", "", val_fraction=0.3, store=store)
+    lists = pretraining_lists("brats2020", "", pool=StoredPool(store, 0.3, 0))
     volumes = check_pretraining(lists, tmp_path / "out", **RUN)
     assert sorted(item["row"] for part in ("training", "validation") for item in volumes[part]) == [0, 1, 3]

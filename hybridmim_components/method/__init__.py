@@ -1,0 +1,23 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""HybridMIM itself: which voxels are masked, what the network must tell, and how it is trained to.
+
+Paper: https://arxiv.org/abs/2303.10333
+"""
+
+from __future__ import annotations
+
+from hybridmim_components.method.mask_fill import MASK_FILLS, MaskFill
+from hybridmim_components.method.masking import MaskGrid
+from hybridmim_components.method.model import HybridMIM
+
+__all__ = ["MASK_FILLS", "HybridMIM", "MaskFill", "MaskGrid"]

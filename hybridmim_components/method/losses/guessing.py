@@ -1,0 +1,97 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Losses of guessing: a term that has not fallen below its value has learned nothing."""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hybridmim_components.method.losses.reconstruction import masked_squared_error
+from hybridmim_components.method.masking import MaskGrid, expand_mask, sample_mask
+from hybridmim_components.method.partial_region import Region
+
+__all__ = ["guessing", "visible_mean_error"]
+
+#: Number of patches to draw. For masks of 27 x 8 patches, the entropy of the number is then accurate to 0.004.
+_PATCHES = 2**20
+
+
+def guessing(
+    grid: MaskGrid,
+    mask_ratio: float,
+    mask_strategy: str,
+    batch_size: int,
+    crops_per_volume: int = 1,
+    same_volume_negatives: bool = False,
+) -> dict[str, float]:
+    """Compute losses and accuracies of the best constant answers from the mask settings alone.
+
+    A head that gives the same answer for every sub-volume reaches the entropy of its target. This is neither ln(P + 1)
+    nor ln 2, since a mask ratio makes some answers more likely than others.
+
+    Args:
+        grid: sub-volumes and patches of the crops.
+        mask_ratio: share of masked patches.
+        mask_strategy: see :func:`.masking.sample_mask`.
+        batch_size: crops of a step, over all processes.
+        crops_per_volume: how many of them come from the same volume.
+        same_volume_negatives: whether crops of one volume are negatives of each other.
+
+    Returns:
+        By name: ``number`` and ``location`` are entropies in nats. ``consistency`` is the variance of the number of
+        masked patches: this remains if one head guesses and the other knows (if both guess, it is 0). ``contrast`` is
+        the logarithm of the number of candidates. ``number_accuracy``, ``number_within_one`` and ``location_accuracy``
+        are the best that a constant answer reaches. The values for the number are estimated from masks drawn with a
+        fixed seed.
+
+    Raises:
+        ValueError: when a mask setting is out of range.
+    """
+    generator = torch.Generator().manual_seed(0)
+    samples = max(64, _PATCHES // (grid.num_subvolumes * grid.num_patches))
+    mask = sample_mask(grid, samples, mask_ratio, mask_strategy, generator)
+    number = mask.sum(-1).flatten()
+    prior = torch.bincount(number, minlength=grid.num_patches + 1).double() / len(number)
+    masked = mask.double().mean()
+    excluded = 0 if same_volume_negatives else crops_per_volume - 1
+    return {
+        "number": float(torch.special.entr(prior).sum()),
+        "location": float(torch.special.entr(torch.stack([masked, 1 - masked])).sum()),
+        "consistency": float(number.double().var(correction=0)),
+        "contrast": log(max(1, 2 * (batch_size - excluded) - 1)),
+        "number_accuracy": float(prior.max()),
+        "number_within_one": float(F.pad(prior, (1, 1)).unfold(0, 3, 1).sum(-1).max()),
+        "location_accuracy": 0.5,
+    }
+
+
+def visible_mean_error(image: Tensor, mask: Tensor, region: Region) -> Tensor:
+    """Compute the error of the masked voxels if each is guessed as the mean of its crop's visible voxels.
+
+    Args:
+        image: unmasked crops (B, C, *image_size).
+        mask: boolean (B, S, P), True = masked.
+        region: the partial region whose voxels count.
+
+    Returns:
+        Scalar: :func:`.partial_region.masked_squared_error` of the guess, averaged over the batch.
+    """
+    hidden = expand_mask(mask, region.grid)
+    axes = tuple(range(2, image.ndim))
+    visible = (~hidden).float()
+    mean = (image.float() * visible).sum(axes, keepdim=True) / visible.sum(axes, keepdim=True).clamp(min=1)
+    target = region.crop(image).float()
+    return masked_squared_error(mean.expand_as(target), target, region.crop(hidden)).mean()

@@ -1,0 +1,131 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Check for overrides that no config knows, since ``monai.bundle run`` silently accepts mistyped names."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.scripts import run
+
+from hybridmim_components.system.errors import is_bundle_command
+
+__all__ = ["check_overrides", "find_unknown"]
+
+
+_NOTHING = object()
+
+
+def check_overrides(argv: Sequence[str] | None = None) -> None:
+    """Refuse unknown overrides of ``monai.bundle run``, from its command line and its ``args_file``.
+
+    Nothing is checked if another command started this process.
+
+    Args:
+        argv: command line; default ``sys.argv``.
+
+    Raises:
+        ValueError: when an override is unknown; names each of them and the nearest name that exists.
+    """
+    words = list(sys.argv if argv is None else argv)
+    if len(words) < 2 or not is_bundle_command(words[0]) or words[1] not in ("run", "run_workflow"):
+        return
+    given = _options(words[2:])
+    if given.get("args_file"):
+        # as in MONAI, the command line overrides the args_file
+        given = {**ConfigParser.load_config_file(given["args_file"]), **given}
+    files = given.get("config_file")
+    if not files:
+        return
+    config = ConfigParser.load_config_files(_as_list(files))
+    own = (set(inspect.signature(run).parameters) - {"override"}) | {
+        "workflow_name",
+        "workflow_type",
+        "properties_path",
+    }
+    unknown = find_unknown([name for name in given if name not in own], config)
+    if unknown:
+        raise ValueError(f"unknown setting: {'; '.join(unknown)}")
+
+
+def find_unknown(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """Find names of overrides that do not exist in a config.
+
+    Every part of a nested name (``network_def#features`` or ``network_def::features``) must exist. Only the last part
+    may be new, and only in a component (``_target_``), since a config does not list arguments that keep their default.
+
+    Returns:
+        One text per unknown name, with the nearest known name.
+    """
+    knobs = [key for key in config if not key.startswith("_")]
+    texts = []
+    for name in names:
+        parts = name.lstrip("+").replace("::", "#").split("#")
+        if not _exists(parts, config) and not (len(parts) > 1 and _is_component(parts[:-1], config)):
+            nearest = difflib.get_close_matches(parts[0], [k for k in knobs if k != parts[0]], n=1)
+            texts.append(name + (f" (did you mean {nearest[0]}?)" if nearest else ""))
+    return texts
+
+
+def _exists(parts: Sequence[str], config: Any) -> bool:
+    return _descend(parts, config) is not _NOTHING
+
+
+def _is_component(parts: Sequence[str], config: Any) -> bool:
+    found = _descend(parts, config)
+    return isinstance(found, Mapping) and "_target_" in found
+
+
+def _descend(parts: Sequence[str], config: Any) -> Any:
+    for part in parts:
+        if isinstance(config, Mapping) and part in config:
+            config = config[part]
+        elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
+            config = config[int(part)]
+        else:
+            return _NOTHING
+    return config
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """Parse options as Fire does: ``--name value``, ``--name=value``, ``-name value``. Dashes become underscores."""
+    options: dict[str, Any] = {}
+    for i, word in enumerate(words):
+        if not _is_option(word):
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        if not equals:
+            value = words[i + 1] if i + 1 < len(words) and not _is_option(words[i + 1]) else "True"
+        options[name.replace("-", "_")] = value
+    return options
+
+
+def _is_option(word: str) -> bool:
+    """Return whether a word names an option, which is a dash and a letter. ``-1`` is a value."""
+    return re.match(r"--?\+?[A-Za-z_]", word) is not None
+
+
+def _as_list(files: str | Sequence[str]) -> list[str]:
+    if not isinstance(files, str):
+        return list(files)
+    try:
+        parsed = ast.literal_eval(files)
+    except (ValueError, SyntaxError):
+        return [f.strip().strip("'\"") for f in files.strip("[]").split(",")]
+    return list(parsed) if isinstance(parsed, (list, tuple)) else [str(parsed)]

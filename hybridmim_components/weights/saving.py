@@ -1,0 +1,121 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Files of weights: saving them with their recipe, and reading them without running anything that they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridmim_components import __version__
+from hybridmim_components.system.files import read_json_object, save_tensors, write_text
+from hybridmim_components.weights.check import SEEN, require_plain_recipe, require_state_dict, require_uncompressed
+
+__all__ = ["find_weights", "how_to_get_weights", "read_recipe", "read_weights", "save_weights", "seen_volumes"]
+
+
+def find_weights(path: str | Path, bundle_root: str | Path | None = None) -> Path:
+    """Resolve a path against the working directory, then against the bundle.
+
+    Raises:
+        FileNotFoundError: when neither place has the file; names both.
+    """
+    places = [Path(path)]
+    if bundle_root is not None and not Path(path).is_absolute():
+        places.append(Path(bundle_root) / path)
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(f"no weights at {' or '.join(str(p) for p in places)}: run configs/pretrain.json first")
+
+
+def how_to_get_weights(bundle: str | Path) -> str:
+    """Return how a bundle gets its fine-tuned ``models/model.pt``, as text for error messages."""
+    if (Path(bundle) / "large_files.yml").is_file():
+        return f"python -m monai.bundle download_large_files --bundle_path {bundle} fetches them (it needs PyYAML)"
+    return f"run {Path(bundle) / 'configs' / 'train.json'} first, which writes models/model.pt"
+
+
+def save_weights(path: str | Path, network: nn.Module, recipe: Mapping[str, Any], bare: bool = False) -> None:
+    """Save the weights of a stock network atomically, as CPU tensors and with their recipe.
+
+    Args:
+        path: target file.
+        network: the stock network.
+        recipe: plain data (numbers, strings, lists, dictionaries). The version of this package is added.
+        bare: write the state dict alone, as MONAI Label expects of ``models/model.pt``, and the recipe as JSON beside
+            it. Otherwise, both go into one file.
+    """
+    state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    # a round trip proves that the recipe is plain data, which weights_only loading accepts
+    plain = json.loads(json.dumps({**recipe, "components_version": __version__}))
+    if bare:
+        # the recipe comes first, since weights without their recipe would pass the leak check
+        write_text(Path(path).with_suffix(".json"), json.dumps(plain, indent=2) + "\n")
+        save_tensors(path, state)
+    else:
+        save_tensors(path, {"state_dict": state, "recipe": plain})
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a state dict and its recipe onto the CPU. Nothing in the file is executed.
+
+    Args:
+        path: file of :func:`save_weights`, or a bare state dict of the same network.
+
+    Returns:
+        State dict and recipe. The recipe is empty if there is none.
+
+    Raises:
+        ValueError: when the file holds no state dict, holds anything but dense, finite tensors and plain containers, or
+            claims to contain more bytes than it has.
+    """
+    try:
+        require_uncompressed(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"weights must hold tensors and plain data only, cannot read {path}: {reason}") from error
+    if isinstance(content, dict) and "state_dict" in content:
+        state, recipe = content["state_dict"], content.get("recipe", {})
+    else:
+        state, recipe = content, read_recipe(path)
+    require_state_dict(state, path)
+    require_plain_recipe(recipe, path)
+    return state, recipe
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read the recipe beside a bare state dict, which is empty if there is none.
+
+    Raises:
+        ValueError: when the file is not a JSON object, or its fingerprints are not lists of strings.
+    """
+    file = Path(path).with_suffix(".json")
+    if not file.is_file():
+        return {}
+    try:
+        recipe = read_json_object(file)
+    except ValueError as error:
+        raise ValueError(f"the recipe of the weights must be a JSON object, cannot read {file}: {error}") from error
+    require_plain_recipe(recipe, file)
+    return recipe
+
+
+def seen_volumes(recipe: Mapping[str, Any]) -> set[str]:
+    """Return the fingerprints of every volume that weights have seen in pre-training or training."""
+    return {v for key in SEEN for v in recipe.get(key, [])}

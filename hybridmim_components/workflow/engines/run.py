@@ -1,0 +1,41 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Run of an engine as a command: it releases its folder lock at the end, and a stopped run has its own exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from monai.engines import Evaluator, Trainer
+
+from hybridmim_components.system.allocator import give_back
+from hybridmim_components.system.folder_lock import FolderLock
+from hybridmim_components.system.stop_signals import EXIT_CODE
+
+__all__ = ["run"]
+
+
+def run(engine: Trainer | Evaluator, lock: FolderLock | None = None) -> None:
+    """Train or evaluate; exit with status 75 if SIGTERM or SIGINT has stopped a training, which can be resumed.
+
+    Args:
+        engine: trainer or evaluator. A trainer needs :class:`.handlers.Checkpoints`, which records that it was stopped.
+        lock: lock of the folders that the engine writes to; released at the end, also after a failure.
+    """
+    try:
+        engine.run()
+    finally:
+        if lock is not None:
+            lock.release()
+        give_back()  # the process may live on, as MONAI Label's server does
+    if getattr(engine.state, "stopped", False):
+        sys.exit(EXIT_CODE)

@@ -1,0 +1,123 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Search for an unfinished run in an output folder that a new run can resume."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+
+from hybridmim_components.weights.check import FINGERPRINTS
+
+__all__ = ["RESUME", "checkpoints_in", "find_unfinished", "read_checkpoint", "set_aside"]
+
+logger = logging.getLogger(__name__)
+
+RESUME = ("auto", "never")
+PATTERN = "step_*.pt"
+_IRRELEVANT = ("components_version", "monai_version", "torch_version")
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, the newest first."""
+    return sorted(folder.glob(PATTERN), reverse=True)
+
+
+def find_unfinished(folder: Path, recipe: Mapping[str, Any]) -> Path | None:
+    """Find the newest readable checkpoint of an unfinished run with the same data.
+
+    Args:
+        folder: folder of the checkpoints.
+        recipe: settings and volumes of the new run.
+
+    Returns:
+        The checkpoint, or None if there is none, the run has finished, or the run used other volumes.
+
+    Raises:
+        ValueError: when the unfinished run has other settings; names them.
+    """
+    for path in checkpoints_in(folder):
+        try:
+            content = read_checkpoint(path)
+        except OSError as error:
+            logger.error("%s; going back to the checkpoint before it", error)
+            continue
+        if content["finished"]:
+            return None
+        return path if _is_same_run(content["recipe"], recipe, folder) else None
+    return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint on the CPU, without executing anything in it.
+
+    Raises:
+        OSError: when it is damaged or not a checkpoint of a run.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"finished", "recipe", "trainer"} <= content.keys():
+            raise ValueError("it is no checkpoint of a run")
+    except Exception as error:  # from zip, pickle or torch, depending on the damage
+        reason = (str(error).splitlines() or [""])[0]
+        raise OSError(f"cannot read the checkpoint {path}: {type(error).__name__}: {reason}") from error
+    return content
+
+
+def set_aside(output_dir: Path, names: tuple[str, ...]) -> None:
+    """Make room for a new run: move the files of an unfinished run aside, or remove those of a finished run.
+
+    Args:
+        output_dir: folder of the run.
+        names: files and folders in it.
+    """
+    present = [output_dir / name for name in names if (output_dir / name).exists()]
+    newest = next(iter(checkpoints_in(output_dir / "checkpoints")), None)
+    if newest is None or _finished(newest):
+        for path in present:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return
+    number = 1
+    while (target := output_dir / f"unfinished_{number}").exists():
+        number += 1
+    target.mkdir()
+    for path in present:
+        path.rename(target / path.name)
+    logger.warning("Starting afresh: the unfinished run in %s was moved to %s", output_dir, target)
+
+
+def _finished(path: Path) -> bool:
+    try:
+        return bool(read_checkpoint(path)["finished"])
+    except OSError:
+        return False
+
+
+def _is_same_run(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> bool:
+    here = {**here, "processes": idist.get_world_size()}
+    if any(there.get(key) != here.get(key) for key in FINGERPRINTS):
+        logger.warning("The unfinished run in %s saw other volumes: it is not gone on with", folder)
+        return False
+    names = sorted((there.keys() | here.keys()) - {*FINGERPRINTS, *_IRRELEVANT})
+    changed = [f"{n} was {there.get(n)}, is {here.get(n)}" for n in names if there.get(n) != here.get(n)]
+    if changed:
+        raise ValueError(
+            f"the unfinished run in {folder} has other settings ({'; '.join(changed)}): give it the same ones to go on "
+            "with it, or start afresh with --resume never or another output_dir"
+        )
+    return True

@@ -1,0 +1,248 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import BasicUNet, SwinUNETR, UNet
+from torch import nn
+
+from hybridmim_components.method import HybridMIM
+from hybridmim_components.method.losses import HybridMIMLoss
+from hybridmim_components.method.masking import MaskGrid, expand_mask, sample_mask
+from hybridmim_components.method.partial_region import choose_region, full_region
+from hybridmim_components.networks import Backbone, backbone_of
+
+UNET_GRID = MaskGrid(48, 16, 8)
+SWIN_GRID = MaskGrid(64, 32, 16)
+
+
+def unet(**kwargs) -> BasicUNet:
+    return BasicUNet(**{"features": (4, 4, 8, 8, 16, 4), "dropout": 0.1, "out_channels": 2, **kwargs})
+
+
+def swin(**kwargs) -> SwinUNETR:
+    return SwinUNETR(**{"in_channels": 1, "out_channels": 2, "feature_size": 12, "drop_rate": 0.1, **kwargs})
+
+
+backbones = pytest.mark.parametrize(
+    ("build", "grid"), [(unet, UNET_GRID), pytest.param(swin, SWIN_GRID, marks=pytest.mark.slow)], ids=["unet", "swin"]
+)
+
+
+@backbones
+def test_encoder_decoder_and_output_layer_are_the_stock_network(build, grid: MaskGrid) -> None:
+    network = build().eval()
+    backbone = backbone_of(network)
+    x = torch.rand(1, 1, *grid.image_size)
+    with torch.no_grad():
+        features = backbone.encode(network, x)
+        logits = backbone.apply_output_layer(network, backbone.decode(network, features))
+        assert torch.equal(logits, network(x))
+    in_channels, bottleneck, decoded = backbone.channels(network)
+    assert (in_channels, bottleneck) == (1, features[-1].shape[1])
+    assert decoded == backbone.decode(network, features).shape[1]
+    assert grid.image_size[0] // features[-1].shape[2] == backbone.total_stride(network)
+    assert all(name in network.state_dict() for name in backbone.stem)
+    assert any(name.startswith(f"{backbone.output_layer}.") for name in network.state_dict())
+
+
+@backbones
+def test_outputs_have_the_documented_shapes(build, grid: MaskGrid) -> None:
+    model = HybridMIM(build(), grid, projection_size=24)
+    mask, region = sample_mask(grid, 2), choose_region(grid)
+    x = torch.rand(2, 1, *grid.image_size)
+    outputs = model(x, mask, region)
+    assert outputs["reconstruction"].shape == region.crop(x).shape
+    assert outputs["number"].shape == (2, grid.num_subvolumes, grid.num_patches + 1)
+    assert outputs["location"].shape == (2, grid.num_subvolumes, grid.num_patches)
+    assert outputs["view1"].shape == outputs["view2"].shape == (2, 24)
+    assert outputs["masked"].shape == x.shape and not outputs["masked"].requires_grad
+    assert set(model.eval()(x, mask, region)) == {"masked", "reconstruction", "number", "location"}
+
+
+@backbones
+def test_every_trained_parameter_but_the_output_layer_gets_gradient(build, grid: MaskGrid) -> None:
+    model = HybridMIM(build(), grid)
+    mask, region = sample_mask(grid, 2), choose_region(grid)
+    x = torch.rand(2, 1, *grid.image_size)
+    HybridMIMLoss()(model(x, mask, region), x, mask, region)["loss"].backward()
+    # biases in front of an instance norm have no effect, and small crops leave parts of attention's tables unused
+    idle = {n for n, p in model.named_parameters() if n.endswith(".weight") and (p.grad is None or not p.grad.any())}
+    assert idle and all(n.startswith(f"network.{model.backbone.output_layer}.") for n in idle)
+
+
+def test_masked_voxels_reach_the_network_as_the_fill_only() -> None:
+    mask = sample_mask(UNET_GRID, 2)
+    hidden = expand_mask(mask, UNET_GRID)
+    x = torch.rand(2, 1, 48, 48, 48)
+    for fill, value in (("zero", 0), ("token", -3), ("constant", -3)):
+        model = HybridMIM(unet(), UNET_GRID, mask_fill=fill, fill_value=-3.0).eval()
+        region = full_region(UNET_GRID)
+        masked = model.apply_mask(x, mask)
+        assert torch.equal(masked[~hidden], x[~hidden])
+        assert (masked[hidden] == value).all()
+        other = torch.where(hidden, torch.rand_like(x), x)
+        outputs = model(x, mask, region)
+        assert torch.equal(outputs["masked"], masked)
+        for name, output in outputs.items():
+            assert torch.equal(output, model(other, mask, region)[name])
+
+
+def test_number_and_location_read_the_voxels_of_their_own_subvolume_each_in_its_place() -> None:
+    grid = MaskGrid(64, 32, 16)
+    model = HybridMIM(unet(), grid).eval()
+    bottlenecks = []
+    model.network.down_4.register_forward_hook(lambda module, inputs, output: bottlenecks.append(output))
+    outputs = model(torch.rand(1, 1, 64, 64, 64), sample_mask(grid, 1), full_region(grid))
+    (bottleneck,) = bottlenecks
+    assert bottleneck.shape[2:] == (4, 4, 4)
+    for s in range(8):
+        i, j, k = s // 4, s // 2 % 2, s % 2
+        box = bottleneck[0, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, 2 * k : 2 * k + 2].flatten()
+        for name, head in (("number", model.number_head), ("location", model.location_head)):
+            assert torch.allclose(outputs[name][0, s], head(box), atol=1e-5)
+
+
+def test_region_limits_what_the_decoder_computes() -> None:
+    model = HybridMIM(unet(), UNET_GRID)
+    seen = []
+    model.network.upcat_1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[2:]))
+    model(torch.rand(1, 1, 48, 48, 48), sample_mask(UNET_GRID, 1), choose_region(UNET_GRID, "corner"))
+    assert seen == [(32, 32, 32)]
+
+
+def test_terms_that_are_off_cost_nothing() -> None:
+    model = HybridMIM(unet(), UNET_GRID, perception=False, contrast=False)
+    calls = []
+    model.network.conv_0.register_forward_hook(lambda *_: calls.append(1))
+    outputs = model(torch.rand(1, 1, 48, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID))
+    assert set(outputs) == {"masked", "reconstruction"} and len(calls) == 1
+    model = HybridMIM(unet(), UNET_GRID, partial_region=False, contrast=False)
+    model.network.upcat_4.register_forward_hook(lambda *_: calls.append(2))
+    arguments = torch.rand(1, 1, 48, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID)
+    assert set(model(*arguments)) == {"masked", "number", "location"} and 2 not in calls
+    assert "reconstruction" in model.eval()(*arguments), "validation measures it all the same"
+
+
+@pytest.mark.slow
+def test_the_second_view_of_swin_passes_the_transformer_alone() -> None:
+    model = HybridMIM(swin(), SWIN_GRID)
+    calls = []
+    for name in ("swinViT", "encoder1", "encoder2", "encoder10"):
+        model.network.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: calls.append((name, *inputs[0].shape[2:]))
+        )
+    region = choose_region(SWIN_GRID, "corner")
+    model(torch.rand(2, 1, 64, 64, 64), sample_mask(SWIN_GRID, 2), region)
+    assert [name for name, *_ in calls].count("swinViT") == 2
+    # and the residual blocks of the skips see the region alone
+    side = region.size[0] * 32
+    assert ("encoder1", side, side, side) in calls and ("encoder2", *[side // 2] * 3) in calls
+    assert [name for name, *_ in calls].count("encoder10") == 1
+
+
+def test_second_view_has_gradient_only_on_request() -> None:
+    x, mask, region = torch.rand(2, 1, 48, 48, 48), sample_mask(UNET_GRID, 2), full_region(UNET_GRID)
+    for wanted in (False, True):
+        model = HybridMIM(unet(), UNET_GRID, second_view_grad=wanted)
+        assert model(x, mask, region)["view2"].requires_grad is wanted
+
+
+@backbones
+def test_network_segments_inputs_of_other_sizes_and_keeps_its_state_dict(build, grid: MaskGrid) -> None:
+    stock = build()
+    names = list(stock.state_dict())
+    model = HybridMIM(stock, grid)
+    assert model.network is stock and list(model.network.state_dict()) == names
+    assert stock.eval()(torch.rand(1, 1, 64, 32, 96)).shape == (1, 2, 64, 32, 96)
+
+
+def test_two_dimensional_networks_work_alike() -> None:
+    grid = MaskGrid((96, 96), (32, 32), (16, 16))
+    model = HybridMIM(unet(spatial_dims=2), grid)
+    mask, region = sample_mask(grid, 2), choose_region(grid)
+    x = torch.rand(2, 1, 96, 96)
+    terms = HybridMIMLoss()(model(x, mask, region), x, mask, region)
+    assert all(t.isfinite() for t in terms.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"grid": MaskGrid(48, 24, 8)}, ValueError, "subvolume_size must be a multiple of BasicUNet's total stride 16"),
+        ({"grid": MaskGrid(16, 16, 8)}, ValueError, "partial region must hold more than one voxel"),
+        ({"mask_fill": "mean"}, ValueError, "mask_fill must be one of .*, got 'mean'"),
+        ({"output_activation": "tanh"}, ValueError, "output_activation must be one of .*, got 'tanh'"),
+        ({"network": unet(dropout=0.0)}, ValueError, "network has no dropout"),
+        ({"network": UNet(3, 1, 2, (4, 8), (2,))}, TypeError, "network must be one of BasicUNet, SwinUNETR, got UNet"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(arguments: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        HybridMIM(**{"network": unet(), "grid": UNET_GRID, **arguments})
+
+
+def test_swin_refuses_subvolumes_below_its_stride() -> None:
+    with pytest.raises(ValueError, match="SwinUNETR's total stride 32"):
+        HybridMIM(swin(), MaskGrid(96, 16, 8))
+
+
+def test_crops_of_another_size_are_refused() -> None:
+    model = HybridMIM(unet(), UNET_GRID)
+    with pytest.raises(ValueError, match=r"crops must have the grid's size \(48, 48, 48\), got \(32, 48, 48\)"):
+        model(torch.rand(1, 1, 32, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID))
+
+
+def test_a_sigmoid_is_refused_for_images_that_it_cannot_reach() -> None:
+    x, mask, region = torch.randn(1, 1, 48, 48, 48), sample_mask(UNET_GRID, 1), full_region(UNET_GRID)
+    with pytest.raises(
+        ValueError, match=r"output_activation sigmoid needs images in 0\.\.1, got -.*: scale them, or set id"
+    ):
+        HybridMIM(unet(), UNET_GRID)(x, mask, region)
+    model = HybridMIM(unet(), UNET_GRID, output_activation="identity").eval()
+    torch.nn.init.constant_(model.reconstruction_head.bias, -9)
+    assert model(x, mask, region)["reconstruction"].min() < 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "subvolume", "tokens"),
+    [((96, 96, 96), 32, (3, 3, 3)), ((96, 64, 32), 32, (3, 2, 1)), ((128, 64, 64), 64, (2, 1, 1))],
+)
+def test_swin_has_a_token_for_each_subvolume_of_other_crops_too(size: tuple, subvolume: int, tokens: tuple) -> None:
+    grid = MaskGrid(size, subvolume, 16)
+    model = HybridMIM(swin(depths=(1, 1, 1, 1)), grid)
+    outputs = model(torch.rand(1, 1, *size), sample_mask(grid, 1), choose_region(grid, "random"))
+    assert grid.subvolume_grid == tokens
+    assert outputs["number"].shape == (1, grid.num_subvolumes, grid.num_patches + 1)
+    outputs["number"].sum().backward()
+
+
+def test_swin_drops_in_every_stage_of_its_encoder() -> None:
+    dropouts = {n for n, m in swin().swinViT.named_modules() if isinstance(m, nn.Dropout) and m.p > 0}
+    assert all(any(name.startswith(f"layers{stage}.") for name in dropouts) for stage in (1, 2, 3, 4))
+
+
+def test_a_description_of_a_subclass_goes_before_that_of_its_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Special(BasicUNet):
+        pass
+
+    monkeypatch.setattr(Backbone, "known", list(Backbone.known))
+
+    class SpecialBackbone(type(backbone_of(unet()))):
+        network_class = Special
+
+    assert type(backbone_of(Special(features=(4, 4, 4, 4, 4, 4)))) is SpecialBackbone
+    assert type(backbone_of(unet())) is not SpecialBackbone
+    with pytest.raises(TypeError, match="Nameless must set network_class, output_layer, blocks, stem"):
+        type("Nameless", (Backbone,), {})

@@ -1,0 +1,87 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hybridmim_components.system.overrides import check_overrides, find_unknown
+
+CONFIG = {
+    "train": {"dataloader": 1},
+    "epochs": 1,
+    "learning_rate": 0.1,
+    "network_def": {"_target_": "BasicUNet", "features": [1]},
+    "run": ["$1"],
+}
+PROGRAM = "/env/lib/python3.11/site-packages/monai/bundle/__main__.py"
+
+
+@pytest.mark.parametrize(
+    "name", ["epochs", "network_def", "network_def#dropout", "network_def::dropout", "run#0", "network_def#features#0"]
+)
+def test_known_names_pass(name: str) -> None:
+    assert find_unknown([name], CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("epoch", "epoch (did you mean epochs?)"),
+        ("learning-rate", "learning-rate (did you mean learning_rate?)"),
+        ("netwrk_def#dropout", "netwrk_def#dropout (did you mean network_def?)"),
+        ("network_def#act#name", "network_def#act#name"),
+        ("train#dataloder", "train#dataloder"),
+        ("zzz", "zzz"),
+    ],
+)
+def test_unknown_names_come_with_the_nearest(name: str, text: str) -> None:
+    assert find_unknown([name], CONFIG) == [text]
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> str:
+    (tmp_path / "train.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "evaluate.json").write_text(json.dumps({"class_names": ["spleen"]}))
+    return str(tmp_path / "train.json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--config_file", "FILE", "--epochs", "2", "--learning-rate", "-1", "--meta_file", "m.json"],
+        ["run", "--config_file", "['FILE','OVERLAY']", "--class_names", "['liver']"],
+        ["run", "--config_file=FILE,OVERLAY", "--class_names", "x"],
+        ["verify_net_in_out", "network_def", "--config_file", "FILE", "--epoch", "2"],
+    ],
+)
+def test_command_lines_that_are_right_pass(config_file: str, words: list[str]) -> None:
+    overlay = config_file.replace("train", "evaluate")
+    check_overrides([PROGRAM, *(w.replace("FILE", config_file).replace("OVERLAY", overlay) for w in words)])
+
+
+def test_mistyped_overrides_are_refused(config_file: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown setting: epoch \(did you mean epochs\?\); foo"):
+        check_overrides([PROGRAM, "run", "--config_file", config_file, "-epoch", "-2", "--foo=1"])
+
+
+def test_the_args_file_is_checked_too(config_file: str, tmp_path: Path) -> None:
+    (tmp_path / "args.json").write_text(json.dumps({"config_file": config_file, "lerning_rate": 1}))
+    with pytest.raises(ValueError, match=r"lerning_rate \(did you mean learning_rate\?\)"):
+        check_overrides([PROGRAM, "run", "--args_file", str(tmp_path / "args.json")])
+
+
+def test_other_programs_are_left_alone(config_file: str) -> None:
+    check_overrides(["/usr/bin/monailabel", "run", "--config_file", config_file, "--foo", "1"])
+    check_overrides(["/usr/bin/pytest", "--foo"])

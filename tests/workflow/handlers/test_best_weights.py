@@ -1,0 +1,88 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Best and last weights of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.handlers import MeanAbsoluteError, from_engine
+from torch import nn
+
+from hybridmim_components.weights import read_weights
+from hybridmim_components.workflow.engines import lower_is_better
+from hybridmim_components.workflow.handlers import BestWeights, IntervalAndFinalValidation, LastWeights
+
+EPOCHS = 4
+
+
+def run(folder: Path, errors: list[float], last: bool = True, interval: int = 1) -> tuple[Path, Path]:
+    """Train a single weight that is the number of the epoch; ``errors`` is what each epoch's validation finds."""
+    network = nn.Linear(1, 1, bias=False)
+    paths = folder / "model.pt", folder / "last.pt"
+    best = BestWeights(network, paths[0], {"seed": 3})
+    evaluator = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=[{"image": torch.ones(1, 1), "label": torch.zeros(1, 1)}],
+        network=network,
+        inferer=lambda image, network: torch.full((1, 1), errors[int(network.weight.item()) - 1]),
+        key_val_metric={"error": MeanAbsoluteError(output_transform=from_engine(["pred", "label"]))},
+        metric_cmp_fn=lower_is_better,
+        val_handlers=[best],
+    )
+    trainer = Engine(lambda engine, batch: network.weight.data.fill_(engine.state.epoch))
+    if errors:
+        IntervalAndFinalValidation(interval, evaluator).attach(trainer)
+    LastWeights(best, paths[1] if last else None).attach(trainer)
+    trainer.run([0], max_epochs=EPOCHS)
+    return paths
+
+
+def weight_of(path: Path) -> float:
+    return float(read_weights(path)[0]["weight"])
+
+
+def test_the_last_weights_lie_beside_the_best(tmp_path: Path) -> None:
+    best, last = run(tmp_path, [0.5, 0.2, 0.3, 0.4])
+    assert (weight_of(best), weight_of(last)) == (2, EPOCHS)
+    recipes = [read_weights(path)[1] for path in (best, last)]
+    assert recipes[0]["best"] == {"epoch": 2, "metric": "error", "value": pytest.approx(0.2)}
+    assert recipes[1]["last"] == {"epoch": EPOCHS} and "best" not in recipes[1] and "last" not in recipes[0]
+    assert recipes[0]["seed"] == recipes[1]["seed"] == 3
+
+
+def test_without_a_path_the_last_weights_are_not_kept(tmp_path: Path) -> None:
+    best, last = run(tmp_path, [0.1, 0.2, 0.3, 0.4], last=False)
+    assert weight_of(best) == 1 and [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_without_a_validation_the_last_weights_take_the_place_of_the_best(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    best, last = run(tmp_path, [])
+    assert weight_of(best) == weight_of(last) == EPOCHS
+    assert "Nothing was validated: saved the last weights" in caplog.text
+    assert read_weights(best)[1]["last"] == {"epoch": EPOCHS}
+
+
+def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
+    best = BestWeights(nn.Linear(1, 1), tmp_path / "model.pt", {})
+    trainer = Engine(lambda engine, batch: None)
+    LastWeights(best, tmp_path / "last.pt").attach(trainer)
+    assert trainer.has_event_handler(best, Events.COMPLETED) is False
+    trainer.run([0], max_epochs=1)
+    assert not list(tmp_path.iterdir())
