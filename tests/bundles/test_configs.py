@@ -31,6 +31,7 @@ from hybridmim_components.weights import save_weights
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("pretrain", "train", "evaluate", "inference")
+LATER = ("_checks_", "_network_", "_engines_")
 
 
 @pytest.mark.slow
@@ -107,8 +108,19 @@ def test_every_knob_is_described(bundle) -> None:
     own = {"dataset", "network_def", "network"}
     for name in ("pretrain", "train", "inference"):
         knobs = [k for k, v in bundle.config(name).items() if not isinstance(v, (dict, list)) or k.endswith("_size")]
+        knobs = [knob for knob in knobs if not knob.startswith("_")]  # the names of groups
         for knob in set(knobs) - own - {"pretraining_recipe"}:
             assert f"`{knob}`" in readme, f"{knob} of {name}"
+
+
+@pytest.mark.parametrize("name", ["pretrain", "train"])
+def test_knobs_stand_in_groups_before_what_is_made_of_them(bundle, name: str) -> None:
+    config = bundle.config(name)
+    groups = [key for key in config if key.startswith("_")]
+    assert groups == ["_data_", "_method_" if name == "pretrain" else "_weights_", "_schedule_", "_run_", *LATER]
+    first, *later = (list(config).index(group) for group in groups[3:])
+    components = [i for i, value in enumerate(config.values()) if isinstance(value, dict)]
+    assert first < later[0] < min(components), "a knob is no component"
 
 
 def test_inference_uses_stock_components_only(bundle) -> None:
