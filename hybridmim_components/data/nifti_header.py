@@ -22,6 +22,7 @@ from typing import IO, cast
 import nibabel as nib
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
+from nibabel.spatialimages import HeaderDataError
 
 __all__ = ["claimed_voxels", "stored_affines"]
 
@@ -73,7 +74,7 @@ def stored_affines(header: Nifti1Header) -> tuple[np.ndarray | None, np.ndarray 
     for read in (header.get_sform, header.get_qform):
         try:
             affine, code = read(coded=True)
-        except nib.spatialimages.HeaderDataError:  # the qform is not a rotation
+        except HeaderDataError:  # the qform is not a rotation
             affine, code = None, 0
         spacing = np.asarray(header.get_zooms()[:3])
         usable = code and np.allclose(np.linalg.norm(affine[:3, : len(spacing)], axis=0), spacing)

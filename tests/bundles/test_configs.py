@@ -221,7 +221,7 @@ def test_brats_regions_become_the_labels_of_the_release(brats) -> None:
     regions = {(0, 0, 0): 0, (0, 1, 0): 2, (1, 1, 0): 1, (1, 1, 1): 4, (0, 0, 1): 4, (1, 0, 0): 1}
     logits = torch.tensor(list(regions), dtype=torch.float32).T.reshape(3, -1, 1, 1) * 8 - 4
     item = {"pred": logits}
-    for transform in decode:
+    for transform in decode.transforms:
         item = transform(item)
     assert item["pred"].flatten().tolist() == list(regions.values())
     assert item["pred"].shape == (1, len(regions), 1, 1)

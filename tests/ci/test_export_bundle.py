@@ -46,15 +46,18 @@ def isolated() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+Source = Callable[[str], tuple[Path, Path]]
+
+
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """A bundle with a small network, and weights for it."""
     root = tmp_path_factory.mktemp("small")
     return lru_cache(None)(lambda name: small_bundle(root, name))
 
 
 @pytest.fixture(scope="module")
-def exported(source: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def exported(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     output = tmp_path_factory.mktemp("exported")
     return lambda name: export_bundle(*source(name), output, "phantoms")
 
@@ -90,7 +93,7 @@ def test_the_zoos_checks_can_fail(exported: Callable, isolated: Callable, tmp_pa
     assert [cell == "ok" for cell in row[1:]] == [*[False] * 7, True], row
 
 
-def test_the_same_input_gives_the_same_bytes(source: Callable, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes(source: Source, tmp_path: Path) -> None:
     zips = []
     for place in ("one", "two"):
         export_bundle(*source("btcv_unet"), tmp_path / place, "BTCV")
@@ -109,7 +112,7 @@ def test_scripts_are_the_same_in_every_bundle(exported: Callable) -> None:
     }
 
 
-def test_metadata_readme_and_licence_say_what_the_weights_are(source: Callable, tmp_path: Path) -> None:
+def test_metadata_readme_and_licence_say_what_the_weights_are(source: Source, tmp_path: Path) -> None:
     for trained_on, statement in [
         ("phantoms", "The weights were trained on synthetic phantoms: to try the bundle, not for patients."),
         ("MSD Spleen, fold 0", "The weights were trained on MSD Spleen, fold 0."),
@@ -124,7 +127,7 @@ def test_metadata_readme_and_licence_say_what_the_weights_are(source: Callable, 
         assert "python -m hybridmim_components" not in (folder / "docs" / "README.md").read_text()
 
 
-def test_weights_may_stay_at_a_url(source: Callable, tmp_path: Path) -> None:
+def test_weights_may_stay_at_a_url(source: Source, tmp_path: Path) -> None:
     import hashlib
 
     bundle, weights = source("btcv_unet")
@@ -134,7 +137,7 @@ def test_weights_may_stay_at_a_url(source: Callable, tmp_path: Path) -> None:
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in text
 
 
-def test_what_cannot_be_exported_is_named(source: Callable, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_named(source: Source, tmp_path: Path) -> None:
     bundle, weights = source("msd_spleen_unet")
     with pytest.raises(FileNotFoundError, match="no weights at .*nowhere.pt: run configs/train.json"):
         export_bundle(bundle, tmp_path / "nowhere.pt", tmp_path, "MSD")
@@ -150,7 +153,7 @@ def test_what_cannot_be_exported_is_named(source: Callable, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_frugal_inference_runs_without_the_package_as_overlay_and_as_part(
-    source: Callable, isolated: Callable, tmp_path: Path
+    source: Source, isolated: Callable, tmp_path: Path
 ) -> None:
     data = write_msd_spleen(tmp_path / "data", 1, 1, size=(40, 40, 32), spacing=(7.0, 7.0, 8.0))
     masks = []
@@ -188,9 +191,7 @@ for i in range(2): print("version", json.load(open(f"{out}/{i}/model.json"))["co
 
 
 @pytest.mark.slow
-def test_two_versions_in_one_process_keep_to_their_own_code(
-    source: Callable, isolated: Callable, tmp_path: Path
-) -> None:
+def test_two_versions_in_one_process_keep_to_their_own_code(source: Source, isolated: Callable, tmp_path: Path) -> None:
     bundle, weights = source("msd_spleen_unet")
     folders = [export_bundle(bundle, weights, tmp_path / place, "MSD") for place in ("old", "new")]
     init = folders[1] / "scripts" / "__init__.py"
@@ -204,7 +205,7 @@ def test_two_versions_in_one_process_keep_to_their_own_code(
 
 
 @pytest.mark.slow
-def test_monai_loads_the_network_with_its_weights(exported: Callable, source: Callable, isolated: Callable) -> None:
+def test_monai_loads_the_network_with_its_weights(exported: Callable, source: Source, isolated: Callable) -> None:
     folder = exported("msd_spleen_unet")
     code = "import sys, torch; from monai.bundle import load; "
     code += "network = load(sys.argv[1], bundle_dir=sys.argv[2], workflow_type='inference'); "
@@ -230,7 +231,7 @@ def test_weights_of_the_repository_keep_what_was_measured_with_them(tmp_path: Pa
     assert (folder / "models" / "model.pt").read_bytes() == (bundle / "models" / "model.pt").read_bytes()
 
 
-def test_other_weights_have_no_figures_and_must_say_what_they_were_trained_on(source: Callable, tmp_path: Path) -> None:
+def test_other_weights_have_no_figures_and_must_say_what_they_were_trained_on(source: Source, tmp_path: Path) -> None:
     bundle, weights = source(HELD)
     assert json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"]
     folder = export_bundle(bundle, weights, tmp_path, "scans of my own")

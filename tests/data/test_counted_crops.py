@@ -100,6 +100,6 @@ def test_classes_need_their_number_and_all_voxels(wrong: dict[str, Any]) -> None
 def test_what_is_done_to_a_crop_does_not_reach_the_memory_cache(crop: Callable) -> None:
     in_place = Lambdad("image", lambda x: x.zero_())
     steps = [PlaneCountsd(), crop(**BOTH | {"spatial_size": (20, 20, 20)}), in_place]
-    dataset = make_dataset([volume("one")], Compose(steps), "memory")
+    dataset: Any = make_dataset([volume("one")], Compose(steps), "memory")
     assert dataset[0][0]["image"].sum() == 0
     assert torch.equal(dataset._cache[0]["image"], volume("one")["image"])

@@ -276,7 +276,7 @@ def test_modalities_lie_on_one_grid_as_closely_as_monai_wants(tmp_path: Path) ->
         read_volume(paths, rules=VolumeRules(channels=2))
     write_nifti(tmp_path / "b.nii", VOXELS + 1)
     image = read_volume(paths, rules=VolumeRules(channels=2))
-    assert torch.equal(image[1].as_tensor(), image[0].as_tensor() + 1)
+    assert torch.equal(image.as_tensor()[1], image.as_tensor()[0] + 1)
     assert len(inspect_volumes([{"image": paths}], rules=VolumeRules(channels=2))[tuple(paths)]) == 2
 
 

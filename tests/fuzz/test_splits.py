@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +40,7 @@ def test_a_smaller_share_of_labels_is_part_of_a_larger_one(ids: list[str], seed:
 
 
 @given(IDS, SEEDS, st.randoms(use_true_random=False))
-def test_neither_the_order_nor_a_further_case_moves_the_others(ids: list[str], seed: int, random: object) -> None:
+def test_neither_the_order_nor_a_further_case_moves_the_others(ids: list[str], seed: int, random: Random) -> None:
     mixed = list(ids)
     random.shuffle(mixed)
     assert shuffled(mixed, seed) == shuffled(ids, seed)

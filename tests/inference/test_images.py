@@ -72,7 +72,7 @@ def test_a_series_in_image_dir_itself_and_masks_of_one_name(tmp_path: Path) -> N
     folder = write_series(tmp_path / "series.3", VOXELS)
     images = CheckedImages([], folder)
     assert images.items == [{"image": folder}]
-    assert images.name_mask({"filename_or_obj": folder}, None)["subject"] == "series.3.nii.gz"  # type: ignore[arg-type]
+    assert images.name_mask({"filename_or_obj": folder}, None)["subject"] == "series.3.nii.gz"
     for name in ("a_b/c", "a/b_c"):
         write_series(tmp_path / "two" / name, VOXELS)
     with pytest.raises(ValueError, match="would have one name: rename one of the folders"):

@@ -85,7 +85,7 @@ def slabwise(item: dict[str, Any], slab_size: int = 8) -> MetaTensor:
     return SlabwiseInvertd("pred", [Activationsd("pred", softmax=True)], slab_size=slab_size)(item)["pred"]
 
 
-def same(one: torch.Tensor, other: torch.Tensor) -> float:
+def same(one: MetaTensor, other: MetaTensor) -> float:
     assert one.shape == other.shape
     return (one.as_tensor() == other.as_tensor()).float().mean().item()
 

@@ -111,10 +111,13 @@ def test_what_excludes_each_other_is_refused() -> None:
 
 
 def test_memory_is_kept_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    monkeypatch.setattr(
-        "hybridmim_components.networks.execution.keep_freed", lambda largest: sizes.append(largest) or True
-    )
+    sizes: list[int] = []
+
+    def keep(largest: int) -> bool:
+        sizes.append(largest)
+        return True
+
+    monkeypatch.setattr("hybridmim_components.networks.execution.keep_freed", keep)
     set_execution(build("unet"), "cuda:0", keep_freed_memory=True)
     assert not sizes
     set_execution(build("unet"), torch.device("cpu"), keep_freed_memory=True)

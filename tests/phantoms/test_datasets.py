@@ -18,6 +18,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from hybridmim_components.data.datasets import read_cases
@@ -101,12 +102,12 @@ def test_spleen_is_left_and_liver_right_in_the_world_of_every_file(msd: Path) ->
         hu, spleen = np.asarray(image.dataobj), np.asarray(label.dataobj) == 1
 
         def right(mask: NDArray[np.bool_], affine: NDArray[np.float64] = image.affine) -> float:
-            return float(nib.affines.apply_affine(affine, np.argwhere(mask)).mean(0)[0])
+            return float(apply_affine(affine, np.argwhere(mask)).mean(0)[0])
 
         soft_right = right((hu > 20) & (hu < 150) & ~spleen)
         assert right(spleen) < right(hu > -300) < soft_right  # the liver is the largest soft organ
-        spine = nib.affines.apply_affine(image.affine, np.argwhere(hu > 250)).mean(0)[1]
-        assert spine < nib.affines.apply_affine(image.affine, np.argwhere(hu > -300)).mean(0)[1]
+        spine = apply_affine(image.affine, np.argwhere(hu > 250)).mean(0)[1]
+        assert spine < apply_affine(image.affine, np.argwhere(hu > -300)).mean(0)[1]
 
 
 def test_same_seed_same_bytes_and_a_case_depends_on_its_number_alone(msd: Path, tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_btcv_has_13_organs_right_and_left_as_the_release_numbers_them(tmp_path:
         label = canonical(case["label"])
         values = np.asarray(label.dataobj)
         assert set(np.unique(values)) == set(range(14)), case
-        right = [nib.affines.apply_affine(label.affine, np.argwhere(values == v)).mean(0)[0] for v in range(14)]
+        right = [apply_affine(label.affine, np.argwhere(values == v)).mean(0)[0] for v in range(14)]
         # spleen, left kidney, stomach, left adrenal | aorta | cava | right kidney, liver, gallbladder, right adrenal
         assert max(right[v] for v in (1, 3, 7, 13)) < right[8] < right[9] < min(right[v] for v in (2, 4, 6, 12)), case
 

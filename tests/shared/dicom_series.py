@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 
 def write_slice(path: Path, plane: np.ndarray, z: float, series: str = "1.2.3.4", **tags: Any) -> None:
@@ -28,7 +28,7 @@ def write_slice(path: Path, plane: np.ndarray, z: float, series: str = "1.2.3.4"
     ds = pydicom.Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = f"{series}.{abs(hash(path.name)) % 10**9}"
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = UID(f"{series}.{abs(hash(path.name)) % 10**9}")
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = series, "1.2.3", "1.2.9"
     ds.Modality, ds.PatientName, ds.PatientID, ds.InstanceNumber = "CT", "Doe^Jane", "42", 1

@@ -151,8 +151,8 @@ def test_what_follows_the_crop_is_run_on_crops(ct_store: PreparedStore, plain: C
     flip = RandFlipd("image", prob=1.0, spatial_axis=0)
     kinds = {"store": ct_store, "roi_size": [16, 16, 16], "crops_per_volume": 1}
     data = everything(kinds.pop("store"))
-    with_flip = make_dataset(data, Compose([*steps, flip]), "store", **kinds)
-    without = make_dataset(data, Compose(steps), "store", **kinds)
+    with_flip: Any = make_dataset(data, Compose([*steps, flip]), "store", **kinds)
+    without: Any = make_dataset(data, Compose(steps), "store", **kinds)
     with_flip.set_random_state(5)
     without.set_random_state(5)
     assert torch.equal(with_flip[0][0]["image"], without[0][0]["image"].flip(1))

@@ -149,7 +149,7 @@ def test_a_run_frees_its_folder_at_its_end_also_after_a_failure(tmp_path: Path, 
             if fails:
                 raise RuntimeError("out of memory")
 
-    engine: Trainer = Engine()  # type: ignore[assignment]
+    engine: Trainer = Engine()
     try:
         run(engine, FolderLock(output_dir=tmp_path))
     except RuntimeError:

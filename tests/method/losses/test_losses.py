@@ -134,7 +134,7 @@ def test_contrast_leaves_out_other_crops_of_the_same_volume() -> None:
         negatives = [similarity(w, j) for w, j in flat if volume[j] != volume[i]]
         positive = similarity(1 - v, i)
         losses.append(-math.log(positive / (positive + sum(negatives))))
-    assert contrast_loss(*views, temperature, volume).item() == pytest.approx(sum(losses) / 8, rel=1e-5)
+    assert contrast_loss(views[0], views[1], temperature, volume).item() == pytest.approx(sum(losses) / 8, rel=1e-5)
 
 
 def test_total_is_the_weighted_sum(example: dict) -> None:

@@ -287,7 +287,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
 
 
 def test_too_little_room_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 50, 50))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 50, 50))
     with pytest.raises(OSError, match="output_dir must have room for 3 checkpoints"):
         run(tmp_path)
 

@@ -185,7 +185,7 @@ def test_no_cases(tmp_path: Path) -> None:
 def test_output_must_be_decollated_and_labels_must_have_a_name_and_an_affine(tmp_path: Path) -> None:
     report = EvaluationReport(tmp_path, CLASSES)
     with pytest.raises(ValueError, match="must be decollated"):
-        report._collect(SimpleNamespace(state=SimpleNamespace(batch={}, output={})))  # type: ignore[arg-type]
+        report._collect(SimpleNamespace(state=SimpleNamespace(batch={}, output={})))
     label = torch.zeros(3, 2, 2, 2)
     with pytest.raises(ValueError, match="label must be a MetaTensor.*got Tensor"):
         report._score({}, {"pred": label, "label": label})
