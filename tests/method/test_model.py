@@ -14,13 +14,11 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.networks.nets import BasicUNet, SwinUNETR, UNet
-from torch import nn
 
 from hybridmim_components.method import HybridMIM
 from hybridmim_components.method.losses import HybridMIMLoss
 from hybridmim_components.method.masking import MaskGrid, expand_mask, sample_mask
 from hybridmim_components.method.partial_region import choose_region, full_region
-from hybridmim_components.networks import Backbone, backbone_of
 
 UNET_GRID = MaskGrid(48, 16, 8)
 SWIN_GRID = MaskGrid(64, 32, 16)
@@ -32,53 +30,6 @@ def unet(**kwargs) -> BasicUNet:
 
 def swin(**kwargs) -> SwinUNETR:
     return SwinUNETR(**{"in_channels": 1, "out_channels": 2, "feature_size": 12, "drop_rate": 0.1, **kwargs})
-
-
-backbones = pytest.mark.parametrize(
-    ("build", "grid"), [(unet, UNET_GRID), pytest.param(swin, SWIN_GRID, marks=pytest.mark.slow)], ids=["unet", "swin"]
-)
-
-
-@backbones
-def test_encoder_decoder_and_output_layer_are_the_stock_network(build, grid: MaskGrid) -> None:
-    network = build().eval()
-    backbone = backbone_of(network)
-    x = torch.rand(1, 1, *grid.image_size)
-    with torch.no_grad():
-        features = backbone.encode(network, x)
-        logits = backbone.apply_output_layer(network, backbone.decode(network, features))
-        assert torch.equal(logits, network(x))
-    in_channels, bottleneck, decoded = backbone.channels(network)
-    assert (in_channels, bottleneck) == (1, features[-1].shape[1])
-    assert decoded == backbone.decode(network, features).shape[1]
-    assert grid.image_size[0] // features[-1].shape[2] == backbone.total_stride(network)
-    assert all(name in network.state_dict() for name in backbone.stem)
-    assert any(name.startswith(f"{backbone.output_layer}.") for name in network.state_dict())
-
-
-@backbones
-def test_outputs_have_the_documented_shapes(build, grid: MaskGrid) -> None:
-    model = HybridMIM(build(), grid, projection_size=24)
-    mask, region = sample_mask(grid, 2), choose_region(grid)
-    x = torch.rand(2, 1, *grid.image_size)
-    outputs = model(x, mask, region)
-    assert outputs["reconstruction"].shape == region.crop(x).shape
-    assert outputs["number"].shape == (2, grid.num_subvolumes, grid.num_patches + 1)
-    assert outputs["location"].shape == (2, grid.num_subvolumes, grid.num_patches)
-    assert outputs["view1"].shape == outputs["view2"].shape == (2, 24)
-    assert outputs["masked"].shape == x.shape and not outputs["masked"].requires_grad
-    assert set(model.eval()(x, mask, region)) == {"masked", "reconstruction", "number", "location"}
-
-
-@backbones
-def test_every_trained_parameter_but_the_output_layer_gets_gradient(build, grid: MaskGrid) -> None:
-    model = HybridMIM(build(), grid)
-    mask, region = sample_mask(grid, 2), choose_region(grid)
-    x = torch.rand(2, 1, *grid.image_size)
-    HybridMIMLoss()(model(x, mask, region), x, mask, region)["loss"].backward()
-    # biases in front of an instance norm have no effect, and small crops leave parts of attention's tables unused
-    idle = {n for n, p in model.named_parameters() if n.endswith(".weight") and (p.grad is None or not p.grad.any())}
-    assert idle and all(n.startswith(f"network.{model.backbone.output_layer}.") for n in idle)
 
 
 def test_masked_voxels_reach_the_network_as_the_fill_only() -> None:
@@ -158,15 +109,6 @@ def test_second_view_has_gradient_only_on_request() -> None:
         assert model(x, mask, region)["view2"].requires_grad is wanted
 
 
-@backbones
-def test_network_segments_inputs_of_other_sizes_and_keeps_its_state_dict(build, grid: MaskGrid) -> None:
-    stock = build()
-    names = list(stock.state_dict())
-    model = HybridMIM(stock, grid)
-    assert model.network is stock and list(model.network.state_dict()) == names
-    assert stock.eval()(torch.rand(1, 1, 64, 32, 96)).shape == (1, 2, 64, 32, 96)
-
-
 def test_two_dimensional_networks_work_alike() -> None:
     grid = MaskGrid((96, 96), (32, 32), (16, 16))
     model = HybridMIM(unet(spatial_dims=2), grid)
@@ -226,23 +168,3 @@ def test_swin_has_a_token_for_each_subvolume_of_other_crops_too(size: tuple, sub
     assert grid.subvolume_grid == tokens
     assert outputs["number"].shape == (1, grid.num_subvolumes, grid.num_patches + 1)
     outputs["number"].sum().backward()
-
-
-def test_swin_drops_in_every_stage_of_its_encoder() -> None:
-    dropouts = {n for n, m in swin().swinViT.named_modules() if isinstance(m, nn.Dropout) and m.p > 0}
-    assert all(any(name.startswith(f"layers{stage}.") for name in dropouts) for stage in (1, 2, 3, 4))
-
-
-def test_a_description_of_a_subclass_goes_before_that_of_its_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Special(BasicUNet):
-        pass
-
-    monkeypatch.setattr(Backbone, "known", list(Backbone.known))
-
-    class SpecialBackbone(type(backbone_of(unet()))):
-        network_class = Special
-
-    assert type(backbone_of(Special(features=(4, 4, 4, 4, 4, 4)))) is SpecialBackbone
-    assert type(backbone_of(unet())) is not SpecialBackbone
-    with pytest.raises(TypeError, match="Nameless must set network_class, output_layer, blocks, stem"):
-        type("Nameless", (Backbone,), {})

@@ -1,0 +1,69 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Each backbone of MONAI's networks keeps its promises; those of nnU-Net's are tested in tests/nnunet."""
+
+from __future__ import annotations
+
+import pytest
+from backbone_tester import BackboneTester, Sample
+from monai.networks.nets import BasicUNet, SwinUNETR
+from torch import nn
+
+from hybridmim_components.method import MaskGrid
+from hybridmim_components.networks import Backbone, backbone_of
+
+
+def unet(in_channels: int, out_channels: int, dropout: float) -> BasicUNet:
+    return BasicUNet(3, in_channels, out_channels, (4, 4, 8, 8, 16, 4), dropout=dropout)
+
+
+def swin(in_channels: int, out_channels: int, dropout: float) -> SwinUNETR:
+    return SwinUNETR(in_channels, out_channels, feature_size=12, depths=(1, 1, 1, 1), drop_rate=dropout)
+
+
+#: A sample of each backbone that the package knows, by its network.
+SAMPLES = {
+    BasicUNet: Sample(unet, MaskGrid((32, 48, 32), 16, 8), (20, 36, 40)),
+    SwinUNETR: Sample(swin, MaskGrid((64, 32, 32), 32, 16), (32, 64, 32)),
+}
+
+
+class TestBackbones(BackboneTester):
+    @pytest.fixture(params=SAMPLES.values(), ids=[network.__name__ for network in SAMPLES])
+    def sample(self, request: pytest.FixtureRequest) -> Sample:
+        return request.param
+
+
+def test_each_backbone_has_a_sample() -> None:
+    ours = {backbone.network_class for backbone in Backbone.known if type(backbone).__module__.endswith(".backbones")}
+    assert ours == set(SAMPLES)
+
+
+def test_a_description_of_a_subclass_goes_before_that_of_its_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Special(BasicUNet):
+        pass
+
+    monkeypatch.setattr(Backbone, "known", list(Backbone.known))
+    base = backbone_of(unet(1, 2, 0.0))
+
+    class SpecialBackbone(type(base)):
+        network_class = Special
+
+    assert type(backbone_of(Special(features=(4, 4, 4, 4, 4, 4)))) is SpecialBackbone
+    assert type(backbone_of(unet(1, 2, 0.0))) is type(base)
+    with pytest.raises(TypeError, match="Nameless must set network_class, output_layer, blocks, stem"):
+        type("Nameless", (Backbone,), {})
+
+
+def test_swin_drops_in_every_stage_of_its_encoder() -> None:
+    dropouts = {n for n, m in swin(1, 2, 0.1).swinViT.named_modules() if isinstance(m, nn.Dropout) and m.p > 0}
+    assert all(any(name.startswith(f"layers{stage}.") for name in dropouts) for stage in (1, 2, 3, 4))
