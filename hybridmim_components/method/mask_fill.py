@@ -38,6 +38,11 @@ class MaskFill(nn.Module):
 
     Raises:
         ValueError: when the kind is unknown.
+
+    Example:
+        >>> hidden = torch.tensor([[[True, False]]])
+        >>> MaskFill("constant", -0.5)(torch.ones(1, 1, 2), hidden)
+        tensor([[[-0.5000,  1.0000]]])
     """
 
     def __init__(self, kind: str = "constant", value: float = -0.5, channels: int = 1, spatial_dims: int = 3) -> None:

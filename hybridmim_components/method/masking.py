@@ -90,6 +90,10 @@ def num_masked_patches(grid: MaskGrid, mask_ratio: float) -> int:
 
     Raises:
         ValueError: when ``mask_ratio`` is outside (0, 1).
+
+    Example:
+        >>> num_masked_patches(MaskGrid(96, 32, 16), mask_ratio=0.4)
+        86
     """
     if not 0 < mask_ratio < 1:
         raise ValueError(f"mask_ratio must be in (0, 1), got {mask_ratio}")
@@ -122,6 +126,11 @@ def sample_mask(
 
     Raises:
         ValueError: when ``mask_ratio``, ``strategy`` or ``batch_size`` is out of range.
+
+    Example:
+        >>> mask = sample_mask(MaskGrid(96, 32, 16), batch_size=2, mask_ratio=0.4)
+        >>> mask.shape, mask.sum((1, 2)).tolist()
+        (torch.Size([2, 27, 8]), [86, 86])
     """
     total = num_masked_patches(grid, mask_ratio)
     if strategy not in MASK_STRATEGIES:
@@ -149,6 +158,14 @@ def expand_mask(mask: Tensor, grid: MaskGrid) -> Tensor:
 
     Raises:
         ValueError: when the mask's shape does not fit the grid.
+
+    Example:
+        >>> first_of_eight = torch.arange(8).view(1, 1, 8) == 0
+        >>> expand_mask(first_of_eight, MaskGrid(4, 4, 2))[0, 0, :, :, 0].int()
+        tensor([[1, 1, 0, 0],
+                [1, 1, 0, 0],
+                [0, 0, 0, 0],
+                [0, 0, 0, 0]], dtype=torch.int32)
     """
     if mask.ndim != 3 or mask.shape[1:] != (grid.num_subvolumes, grid.num_patches):
         raise ValueError(

@@ -63,9 +63,11 @@ class HybridMIM(nn.Module):
         ValueError: when the grid does not fit the network, an option is unknown, or the contrast finds no dropout.
 
     Example:
-        >>> model = HybridMIM(BasicUNet(dropout=0.1), MaskGrid(96, 32, 16))
-        >>> mask = sample_mask(model.grid, batch_size=2)
-        >>> outputs = model(torch.rand(2, 1, 96, 96, 96), mask, choose_region(model.grid))
+        >>> network = BasicUNet(features=(4, 4, 8, 8, 16, 4), dropout=0.1)
+        >>> model = HybridMIM(network, MaskGrid(48, 16, 8))
+        >>> outputs = model(torch.rand(2, 1, 48, 48, 48), sample_mask(model.grid, 2), choose_region(model.grid))
+        >>> {name: tuple(output.shape) for name, output in outputs.items() if name in ("reconstruction", "number")}
+        {'reconstruction': (2, 1, 32, 32, 32), 'number': (2, 27, 9)}
     """
 
     def __init__(

@@ -36,6 +36,13 @@ class Region:
 
     Raises:
         ValueError: when the box does not lie inside the grid.
+
+    Example:
+        >>> region = Region(MaskGrid(96, 32, 16), start=(0, 1, 1), size=(2, 2, 2))
+        >>> region.box
+        (slice(0, 64, None), slice(32, 96, None), slice(32, 96, None))
+        >>> region.crop(torch.zeros(1, 8, 12, 12, 12)).shape
+        torch.Size([1, 8, 8, 8, 8])
     """
 
     grid: MaskGrid
@@ -79,7 +86,12 @@ class Region:
 
 
 def full_region(grid: MaskGrid) -> Region:
-    """Return the region of the whole crop. With it, HybridMIM's pixel level is plain masked image modelling."""
+    """Return the region of the whole crop. With it, HybridMIM's pixel level is plain masked image modelling.
+
+    Example:
+        >>> full_region(MaskGrid(96, 32, 16)).size
+        (3, 3, 3)
+    """
     return Region(grid, (0,) * len(grid.image_size), grid.subvolume_grid)
 
 
@@ -102,6 +114,10 @@ def choose_region(
 
     Raises:
         ValueError: when ``position`` is unknown, or is ``content`` and no content is given.
+
+    Example:
+        >>> choose_region(MaskGrid(96, 32, 16), "corner").start
+        (1, 1, 1)
     """
     if position not in REGIONS:
         raise ValueError(f"region must be one of {REGIONS}, got {position!r}")
@@ -135,6 +151,12 @@ def subvolume_content(image: Tensor, grid: MaskGrid) -> Tensor:
 
     Returns:
         Tensor (*subvolume_grid) in [0, 1].
+
+    Example:
+        >>> grid, image = MaskGrid(4, 2, 1), torch.zeros(1, 1, 4, 4, 4)
+        >>> image[..., :2, :2, :2] = 1
+        >>> subvolume_content(image, grid)[0, 0].tolist()
+        [1.0, 0.0]
     """
     foreground = (image != 0).float().mean(1, keepdim=True)
     return split_subvolumes(foreground, grid).mean((0, 2)).view(grid.subvolume_grid)
@@ -149,6 +171,10 @@ def split_subvolumes(feature: Tensor, grid: MaskGrid) -> Tensor:
 
     Returns:
         Tensor (B, S, C * V) with S sub-volumes in C order, each of C channels and V voxels.
+
+    Example:
+        >>> split_subvolumes(torch.zeros(2, 64, 6, 6, 6), MaskGrid(96, 32, 16)).shape
+        torch.Size([2, 27, 512])
     """
     dims = len(grid.image_size)
     sides = [n // total for n, total in zip(feature.shape[2:], grid.subvolume_grid, strict=True)]

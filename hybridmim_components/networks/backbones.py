@@ -176,6 +176,11 @@ def backbone_of(network: nn.Module) -> Backbone:
 
     Raises:
         TypeError: when the network's class has none.
+
+    Example:
+        >>> backbone = backbone_of(network := BasicUNet(features=(4, 4, 8, 8, 16, 4)))
+        >>> backbone.total_stride(network), backbone.channels(network), backbone.output_layer
+        (16, (1, 16, 4), 'final_conv')
     """
     # the latest first: what describes a subclass of a network comes after what describes its base
     for backbone in reversed(Backbone.known):
@@ -196,6 +201,11 @@ def check_crop_size(network: nn.Module, roi_size: Sequence[int]) -> None:
         ValueError: when a side is no multiple of the total stride, for a network that needs one, or the bottleneck
             would be a single voxel, on which instance normalisation fails.
         TypeError: when the network's class is unknown.
+
+    Example:
+        >>> check_crop_size(BasicUNet(features=(4, 4, 8, 8, 16, 4)), (16, 16, 16))
+        Traceback (most recent call last):
+        ValueError: roi_size must give BasicUNet a bottleneck of more than one voxel (stride 16), got [16, 16, 16]
     """
     backbone, name = backbone_of(network), type(network).__name__
     strides = backbone.strides(network, len(roi_size))

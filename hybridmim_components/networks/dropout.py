@@ -64,6 +64,13 @@ def use_byte_dropout(network: nn.Module) -> int:
 
     Returns:
         Number of replaced modules.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Dropout(0.1))
+        >>> use_byte_dropout(layers)
+        1
+        >>> type(layers[0]).__name__
+        'ByteDropout'
     """
     exchanged: dict[nn.Module, ByteDropout] = {}
     # SwinUNETR's MLPs hold one dropout layer under two names
@@ -75,6 +82,11 @@ def use_byte_dropout(network: nn.Module) -> int:
 
 
 def has_dropout(network: nn.Module) -> bool:
-    """Return whether any dropout layer of the network is active in training mode."""
+    """Return whether any dropout layer of the network is active in training mode.
+
+    Example:
+        >>> has_dropout(nn.Sequential(nn.Dropout(0.1))), has_dropout(nn.Sequential(nn.Dropout(0.0)))
+        (True, False)
+    """
     kinds = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
     return any(isinstance(m, kinds) and m.p > 0 for m in network.modules())

@@ -42,6 +42,11 @@ def scale_free_norms(network: nn.Module) -> dict[str, Tensor]:
 
     Returns:
         Norm of each such weight by its name in the state dict; one name for a weight that has several.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Conv3d(1, 2, 3), nn.InstanceNorm3d(2), nn.ReLU(), nn.Conv3d(2, 3, 1))
+        >>> list(scale_free_norms(layers))
+        ['0.weight']
     """
     return {name: network.get_parameter(name).detach().norm() for name in dict.fromkeys(_names(network))}
 
@@ -56,6 +61,13 @@ def restore_scale(network: nn.Module, norms: Mapping[str, Tensor]) -> list[str]:
 
     Returns:
         Names of the weights that were scaled: those that are not 0.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Conv3d(1, 2, 3), nn.InstanceNorm3d(2))
+        >>> norms = scale_free_norms(layers)
+        >>> _ = layers[0].weight.data.mul_(5)
+        >>> restore_scale(layers, norms), bool(torch.isclose(layers[0].weight.norm(), norms["0.weight"]))
+        (['0.weight'], True)
     """
     weights = {name: network.get_parameter(name) for name in norms}
     scaled = {name: weight for name, weight in weights.items() if weight.norm() > 0}

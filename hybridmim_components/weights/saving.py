@@ -117,5 +117,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def seen_volumes(recipe: Mapping[str, Any]) -> set[str]:
-    """Return the fingerprints of every volume that weights have seen in pre-training or training."""
+    """Return the fingerprints of every volume that weights have seen in pre-training or training.
+
+    Example:
+        >>> sorted(seen_volumes({"pretraining_volumes": ["a"], "training_volumes": ["b"], "spacing": [1, 1, 1]}))
+        ['a', 'b']
+    """
     return {v for key in SEEN for v in recipe.get(key, [])}

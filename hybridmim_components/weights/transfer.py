@@ -74,6 +74,10 @@ def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
 
     Every new channel gets the mean over the old channels, times the number of old channels divided by the number of new
     ones. If all channels have the same input, the response is unchanged.
+
+    Example:
+        >>> adapt_stem(torch.ones(8, 1, 3, 3, 3), in_channels=4)[0, :, 0, 0, 0].tolist()
+        [0.25, 0.25, 0.25, 0.25]
     """
     mean = weight.mean(1, keepdim=True) * (weight.shape[1] / in_channels)
     return mean.repeat(1, in_channels, *[1] * (weight.ndim - 2))
@@ -162,7 +166,12 @@ def _match(network: nn.Module, source: Mapping[str, Tensor], report: LoadReport)
 
 
 def recipe_differences(source: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:
-    """Return one text for each setting that both recipes have and that differs."""
+    """Return one text for each setting that both recipes have and that differs.
+
+    Example:
+        >>> recipe_differences({"spacing": [1, 1, 1], "epochs": 5}, {"spacing": [1, 1, 2]})
+        ['spacing was [1, 1, 1], is [1, 1, 2]']
+    """
     shared = [key for key in target if key in source]
     plain = {key: json.loads(json.dumps(target[key])) for key in shared}
     return [f"{key} was {source[key]}, is {plain[key]}" for key in shared if source[key] != plain[key]]

@@ -28,6 +28,12 @@ def number_accuracy(number_logits: Tensor, mask: Tensor, within: int = 0) -> Ten
 
     Returns:
         Scalar in [0, 1].
+
+    Example:
+        >>> mask = torch.tensor([[[True, True, False], [False, False, False]]])
+        >>> said_2_and_1 = torch.eye(4)[None, [2, 1]]
+        >>> number_accuracy(said_2_and_1, mask), number_accuracy(said_2_and_1, mask, within=1)
+        (tensor(0.5000), tensor(1.))
     """
     error = (number_logits.argmax(-1) - mask.sum(-1)).abs()
     return (error <= within).float().mean()
@@ -44,6 +50,11 @@ def location_accuracy(location_logits: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         Scalar in [0, 1].
+
+    Example:
+        >>> mask = torch.tensor([[[True, False, False, False]]])
+        >>> location_accuracy(-torch.ones(1, 1, 4), mask), location_accuracy(torch.tensor([[[2.0, -1, -1, 3]]]), mask)
+        (tensor(0.5000), tensor(0.8333))
     """
     said = location_logits > 0
     masked_found = (said & mask).sum() / mask.sum().clamp(min=1)

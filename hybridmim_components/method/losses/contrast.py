@@ -29,6 +29,12 @@ def require_negatives(batch_size: int, volume: Tensor | None = None) -> None:
 
     Raises:
         ValueError: when some crop has no negative.
+
+    Example:
+        >>> require_negatives(2, volume=torch.tensor([7, 9]))
+        >>> require_negatives(2, volume=torch.tensor([7, 7]))
+        Traceback (most recent call last):
+        ValueError: the contrastive loss needs crops of at least 2 volumes in a batch, got 2 crop(s) of 1 volume(s): ...
     """
     volumes = batch_size if volume is None else len(torch.unique(volume))
     if volumes < 2:
@@ -56,6 +62,11 @@ def contrast_loss(view1: Tensor, view2: Tensor, temperature: float = 0.5, volume
 
     Raises:
         ValueError: when the temperature is not positive or the views have different shapes.
+
+    Example:
+        >>> views = torch.eye(4)  # crops unlike each other, both views alike
+        >>> contrast_loss(views, views, temperature=0.1) < contrast_loss(views, views.roll(1, 0), temperature=0.1)
+        tensor(True)
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")

@@ -37,6 +37,11 @@ def gather_views(view1: Tensor, view2: Tensor, volume: Tensor | None) -> tuple[T
 
     Returns:
         Views and numbers of the whole batch, (processes * B, F) and (processes * B,).
+
+    Example:
+        >>> view1, view2, volume = gather_views(torch.zeros(2, 8), torch.zeros(2, 8), None)
+        >>> view1.shape  # of one process
+        torch.Size([2, 8])
     """
     if idist.get_world_size() == 1:
         return view1, view2, volume

@@ -59,6 +59,11 @@ def guessing(
 
     Raises:
         ValueError: when a mask setting is out of range.
+
+    Example:
+        >>> guesses = guessing(MaskGrid(96, 32, 16), 0.4, "hierarchical", batch_size=4)
+        >>> round(guesses["location"], 2), round(guesses["contrast"], 2), round(guesses["number_accuracy"], 2)
+        (0.67, 1.95, 0.3)
     """
     generator = torch.Generator().manual_seed(0)
     samples = max(64, _PATCHES // (grid.num_subvolumes * grid.num_patches))
@@ -88,6 +93,12 @@ def visible_mean_error(image: Tensor, mask: Tensor, region: Region) -> Tensor:
 
     Returns:
         Scalar: :func:`.partial_region.masked_squared_error` of the guess, averaged over the batch.
+
+    Example:
+        >>> grid = MaskGrid(4, 2, 1)
+        >>> flat = torch.ones(1, 1, 4, 4, 4)
+        >>> visible_mean_error(flat, sample_mask(grid, 1), Region(grid, (0, 0, 0), (2, 2, 2)))
+        tensor(0.)
     """
     hidden = expand_mask(mask, region.grid)
     axes = tuple(range(2, image.ndim))

@@ -29,6 +29,11 @@ def number_loss(number_logits: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         Scalar, the mean over samples and sub-volumes.
+
+    Example:
+        >>> mask = torch.tensor([[[True, False]]])  # one of two patches
+        >>> number_loss(torch.zeros(1, 1, 3), mask), number_loss(torch.tensor([[[0.0, 99.0, 0.0]]]), mask)
+        (tensor(1.0986), tensor(0.))
     """
     return F.cross_entropy(number_logits.flatten(0, 1), mask.sum(-1).flatten())
 
@@ -42,6 +47,13 @@ def location_loss(location_logits: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         Scalar, the mean over samples, sub-volumes and patches.
+
+    Example:
+        >>> mask = torch.tensor([[[True, False]]])
+        >>> location_loss(torch.zeros(1, 1, 2), mask)
+        tensor(0.6931)
+        >>> location_loss(torch.tensor([[[9.0, -9.0]]]), mask) < 0.001
+        tensor(True)
     """
     return F.binary_cross_entropy_with_logits(location_logits, mask.to(location_logits.dtype))
 
@@ -58,6 +70,11 @@ def consistency_loss(number_logits: Tensor, location_logits: Tensor) -> Tensor:
 
     Returns:
         Scalar in squared patches, the mean over samples and sub-volumes.
+
+    Example:
+        >>> one_masked, both_masked = torch.tensor([[[0.0, 99.0, 0.0]]]), torch.tensor([[[99.0, 99.0]]])
+        >>> consistency_loss(one_masked, both_masked)
+        tensor(1.)
     """
     counts = torch.arange(number_logits.shape[-1], dtype=number_logits.dtype, device=number_logits.device)
     from_number = (number_logits.softmax(-1) * counts).sum(-1)

@@ -28,6 +28,11 @@ def masked_squared_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Te
 
     Returns:
         Tensor (B,) in float32, since float16 cannot count the voxels of a crop.
+
+    Example:
+        >>> image, mask = torch.zeros(1, 1, 2), torch.tensor([[[True, False]]])
+        >>> masked_squared_error(image + torch.tensor([3.0, 100.0]), image, mask)
+        tensor([9.])
     """
     weight = mask.expand_as(target).float()
     error = ((prediction.float() - target.float()) ** 2 * weight).flatten(1).sum(1)
@@ -39,5 +44,10 @@ def partial_region_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Ten
 
     The mean over samples makes the gradients of equal micro-batches average to that of the whole batch. See Xing et
     al., section 3.2, https://arxiv.org/abs/2303.10333. Shapes as in :func:`masked_squared_error`.
+
+    Example:
+        >>> image, mask = torch.zeros(2, 1, 2), torch.tensor([[[True, False]], [[True, True]]])
+        >>> partial_region_loss(image + 2, image, mask)
+        tensor(4.)
     """
     return masked_squared_error(prediction, target, mask).mean()

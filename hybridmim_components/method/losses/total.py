@@ -46,6 +46,13 @@ class HybridMIMLoss(nn.Module):
 
     Raises:
         ValueError: when a weight is negative, or all are 0.
+
+    Example:
+        >>> HybridMIMLoss(contrast_weight=0).weights["contrast"]
+        0
+        >>> HybridMIMLoss(0, 0, 0, 0, 0)
+        Traceback (most recent call last):
+        ValueError: at least one loss weight must be above 0, got 0 for all
     """
 
     def __init__(
