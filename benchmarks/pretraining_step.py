@@ -13,6 +13,9 @@
 
     python benchmarks/pretraining_step.py                           # both backbones, 3 rounds: half an hour
     python benchmarks/pretraining_step.py --backbones unet --kinds ours compiled --rounds 1
+    git clone https://github.com/ge-xing/HybridMIM; python benchmarks/pretraining_step.py --release HybridMIM
+
+With a checkout of the authors' repository, their code itself is measured too (it needs einops).
 
 A step takes two crops of 96^3 from two volumes, in float32 on the CPU, and includes the step of AdamW. Of the released
 recipe only the arithmetic is compared, see ``released_recipe.py``. Each figure comes from a process of its own, which
@@ -39,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PLAIN = {"keep_freed_memory": False}
 KINDS: dict[str, dict[str, Any]] = {
+    "authors": PLAIN,
     "released": PLAIN,
     "whole": {**PLAIN, "region": "full"},
     "ours": {},
@@ -48,6 +52,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "compiled": {"compile": True},
 }
 TITLES = {
+    "authors": "the authors' code",
     "released": "released recipe",
     "whole": "whole crop, two views",
     "ours": "ours",
@@ -57,26 +62,30 @@ TITLES = {
     "compiled": "ours, compile true",
 }
 ENVIRONMENT = {"huge_pages": {"THP_MEM_ALLOC_ENABLE": "1"}}  # of PyTorch; for Linux that grants huge pages
-COMPARED = ("released", "whole", "ours")
+COMPARED = ("authors", "released", "whole", "ours")
 MEASURES = ("cpu_s", "wall_s", "peak_gib", "first_s")
 PLOTTED = {"cpu_s": "CPU time", "peak_gib": "peak memory"}
 
 
-def step_of(kind: str, backbone: str, knobs: dict[str, Any]) -> Callable[[], None]:
+def step_of(kind: str, backbone: str, knobs: dict[str, Any], release: Path | None) -> Callable[[], None]:
     """Build a function that takes one step of a kind."""
     import torch
     from monai.bundle import ConfigParser
-    from released_recipe import ReleasedStep
+    from released_recipe import AuthorsStep, ReleasedStep
 
     parser = ConfigParser()
     parser.read_config(str(ROOT / f"bundles/hybridmim_msd_spleen_{backbone}_segmentation/configs/pretrain.json"))
     parser.update({"device": "cpu", **KINDS[kind], **knobs})
     torch.manual_seed(0)
     images = torch.rand(2, 1, *parser.get_parsed_content("roi_size"))
-    if kind not in ("released", "whole"):  # these keep torch's own dropout and the default allocator
+    if kind not in ("authors", "released", "whole"):  # these keep torch's own dropout and the default allocator
         parser.get_parsed_content("execution")
-    if kind == "released":
-        model: Any = ReleasedStep(parser.get_parsed_content("network_def"), parser.get_parsed_content("grid"))
+    model: Any
+    if kind in ("authors", "released"):
+        if kind == "authors" and release:
+            model = AuthorsStep(release, backbone)
+        else:
+            model = ReleasedStep(parser.get_parsed_content("network_def"), parser.get_parsed_content("grid"))
         optimizer = torch.optim.AdamW(model.parameters())
     else:
         model, optimizer = parser.get_parsed_content("model"), parser.get_parsed_content("optimizer")
@@ -84,7 +93,7 @@ def step_of(kind: str, backbone: str, knobs: dict[str, Any]) -> Callable[[], Non
     model.train()
 
     def step() -> None:
-        if kind == "released":
+        if kind in ("authors", "released"):
             total = model(images)
         else:
             batch = {"image": images, "volume": torch.arange(2)}
@@ -97,9 +106,9 @@ def step_of(kind: str, backbone: str, knobs: dict[str, Any]) -> Callable[[], Non
     return step
 
 
-def measure(kind: str, backbone: str, knobs: dict[str, Any]) -> None:
+def measure(kind: str, backbone: str, knobs: dict[str, Any], release: Path | None) -> None:
     """Print the figures of a second step as JSON."""
-    step, start = step_of(kind, backbone, knobs), time.monotonic()
+    step, start = step_of(kind, backbone, knobs, release), time.monotonic()
     step()
     first, wall, cpu = time.monotonic() - start, time.monotonic(), time.process_time()
     step()
@@ -107,7 +116,9 @@ def measure(kind: str, backbone: str, knobs: dict[str, Any]) -> None:
     print(json.dumps({**figures, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
 
 
-def rounds_of(backbone: str, kinds: list[str], rounds: int, knobs: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
+def rounds_of(
+    backbone: str, kinds: list[str], rounds: int, knobs: dict[str, Any], release: Path | None
+) -> dict[str, list[dict[str, float]]]:
     """Measure all rounds, and return their figures."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
@@ -116,7 +127,7 @@ def rounds_of(backbone: str, kinds: list[str], rounds: int, knobs: dict[str, Any
             if number and kind not in COMPARED:
                 continue
             command = [sys.executable, __file__, "--measure", kind, "--backbones", backbone]
-            command += ["--knobs", json.dumps(knobs)]
+            command += ["--knobs", json.dumps(knobs), *(["--release", str(release)] if release else [])]
             environment = {**plain, **ENVIRONMENT.get(kind, {})}
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             found[kind].append(json.loads(done.stdout.splitlines()[-1]))
@@ -125,13 +136,13 @@ def rounds_of(backbone: str, kinds: list[str], rounds: int, knobs: dict[str, Any
 
 
 def write(backbone: str, found: dict[str, list[dict[str, float]]], folder: Path) -> None:
-    """Write medians and ratios to the released recipe as CSV, print them as a table, and plot the ratios."""
+    """Write medians and ratios to both released kinds as CSV, print them as a table, and plot the ratios."""
     medians = {k: {m: statistics.median(r[m] for r in rows) for m in MEASURES} for k, rows in found.items()}
-    base = medians.get("released")
-    columns = ["kind", "rounds", *MEASURES, *(f"{m}_ratio" for m in MEASURES[:3])]
+    base, authors = medians.get("released"), medians.get("authors")
+    columns = ["kind", "rounds", *MEASURES, *(f"{m}_ratio" for m in PLOTTED), *(f"{m}_to_authors" for m in PLOTTED)]
     table: list[list[Any]] = [
         [TITLES[kind], len(found[kind]), *(f"{row[m]:.2f}" for m in MEASURES)]
-        + [f"{row[m] / base[m]:.2f}" if base else "" for m in MEASURES[:3]]
+        + [f"{row[m] / other[m]:.2f}" if other else "" for other in (base, authors) for m in PLOTTED]
         for kind, row in medians.items()
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,13 +182,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files and plots")
     parser.add_argument("--knobs", type=json.loads, default={}, help="overrides of the config, as JSON")
+    parser.add_argument("--release", type=Path, help="checkout of the authors' repository")
     parser.add_argument("--measure", choices=list(KINDS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure, options.backbones[0], options.knobs)
+        measure(options.measure, options.backbones[0], options.knobs, options.release)
         return
+    kinds = [kind for kind in options.kinds if kind != "authors" or options.release]
     for backbone in options.backbones:
-        write(backbone, rounds_of(backbone, options.kinds, options.rounds, options.knobs), options.results)
+        write(backbone, rounds_of(backbone, kinds, options.rounds, options.knobs, options.release), options.results)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,21 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The arithmetic of the released recipe's pre-training step on a stock MONAI network, for pretraining_step.py.
+"""A pre-training step of the released recipe (https://github.com/ge-xing/HybridMIM, 2023), for pretraining_step.py.
 
-It is a new implementation of what the release (https://github.com/ge-xing/HybridMIM, March 2023) computes, including
-its defects: masking by shuffled patches, labels counted patch by patch in Python, masked voxels found by their value,
-one fixed region, element-wise dropout. The release leaves anomaly detection on, which makes each step even slower; here
-it is off.
+:class:`ReleasedStep` is a new implementation of its arithmetic on a stock MONAI network, including its defects: masking
+by shuffled patches, labels counted patch by patch in Python, masked voxels found by their value, one fixed region,
+element-wise dropout. It differs from the release as it is: the network has dropout in every stage of its encoder, and
+its bottleneck is as small as ours. :class:`AuthorsStep` runs the authors' own model and losses, from a checkout of
+their repository. The release leaves anomaly detection on, which makes each step even slower; here it is off.
 """
 
 from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +71,44 @@ class ReleasedStep(nn.Module):
             + 0.1 * F.binary_cross_entropy_with_logits(location, places)
             + 0.01 * consistency
             + 0.1 * contrast(view1, view2)
+        )
+
+
+class AuthorsStep(nn.Module):
+    """Module that computes the total loss by the authors' own code, with the settings of their main.py.
+
+    Args:
+        release: checkout of their repository; nothing of it is in this project.
+        backbone: ``unet`` or ``swinunetr``.
+    """
+
+    def __init__(self, release: Path, backbone: str) -> None:
+        super().__init__()
+        sys.path.insert(0, str(release / "Pretrain"))
+        self.losses = import_module("losses.loss")
+        common: dict[str, Any] = {"in_channels": 1, "out_channels": 1, "pretrain": True}
+        if backbone == "unet":
+            pools, region = ((2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 1)), [[4, 4, 4], [12, 12, 12]]
+            settings: dict[str, Any] = {"features": [64, 64, 128, 256, 512], "dropout": 0.1}
+            settings |= {"pool_size": pools, "select_reconstruct_region": region}
+            self.network = import_module("pretrain_models.deep_unet_v2").DeepUNet(**common, **settings)
+        else:
+            settings = {"img_size": (96, 96, 96), "feature_size": 48, "select_reconstruct_region": (1, 3)}
+            self.network = import_module("pretrain_models.swinunetr").SwinUNETR(**common, **settings, drop_rate=0.1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the weighted sum of the five terms."""
+        found, losses = self.network(image), self.losses
+        number, location = found["pred_mask_region"], found["pred_mask_region_position"]
+        placed = (location.sigmoid() > 0.5).float().sum(-1)
+        consistency = losses.forward_loss_mask(number, placed) + F.mse_loss(placed, number.argmax(-1).float())
+        error = losses.forward_loss_reconstruct_mask(found["logits"].sigmoid(), found["images"], found["x_mask"])
+        return (
+            error
+            + 0.1 * losses.forward_loss_mask(number, found["mask_labels"])
+            + 0.1 * losses.forward_loss_mask_position(location, found["mask_position_lables"])
+            + 0.01 * consistency / 2
+            + 0.1 * losses.forward_constrast_loss(found["contrast_pred_1"], found["contrast_pred_2"])
         )
 
 
