@@ -27,7 +27,7 @@ from torch.utils.data import Dataset, Sampler
 from hybridmim_components.data.volumes import image_files
 from hybridmim_components.system.errors import VolumeError, reason_of, root_cause
 from hybridmim_components.system.seeds import seed_of
-from hybridmim_components.system.stop_signals import heed_the_parent_alone, held_back
+from hybridmim_components.system.stop_signals import held_back, stop_with_parent_only
 
 __all__ = ["SeededLoader"]
 
@@ -79,7 +79,7 @@ class SeededLoader(DataLoader):
             batch_size=batch_size,
             sampler=sampler,
             generator=generator,
-            worker_init_fn=heed_the_parent_alone,
+            worker_init_fn=stop_with_parent_only,
             **kwargs,
         )
 

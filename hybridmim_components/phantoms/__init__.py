@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from hybridmim_components.phantoms.anatomy import Organ, abdomen_phantom
 from hybridmim_components.phantoms.brain import brain_phantom
-from hybridmim_components.phantoms.brats2020 import write_brats2020, write_unlabelled_brains
+from hybridmim_components.phantoms.brats2020_cases import write_brats2020, write_unlabelled_brains
+from hybridmim_components.phantoms.case_files import check_count
 from hybridmim_components.phantoms.ct_datasets import write_btcv, write_msd_liver, write_msd_spleen, write_unlabelled
-from hybridmim_components.phantoms.files import check_count
 from hybridmim_components.phantoms.hippocampus import (
     hippocampus_phantom,
     write_msd_hippocampus,

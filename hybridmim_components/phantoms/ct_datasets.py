@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridmim_components.phantoms.anatomy import DEFAULT_SIZE, DEFAULT_SPACING, EXTRAS, Organ, abdomen_phantom
-from hybridmim_components.phantoms.files import ABOUT, check_count, grid_parameters, write_cases
-from hybridmim_components.phantoms.msd import case_files, write_msd
+from hybridmim_components.phantoms.case_files import ABOUT, check_count, grid_parameters, write_cases
+from hybridmim_components.phantoms.msd_cases import case_files, write_msd
 
 __all__ = ["write_btcv", "write_msd_liver", "write_msd_spleen", "write_unlabelled"]
 

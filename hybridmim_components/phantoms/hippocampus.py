@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridmim_components.phantoms.files import check_count, grid_parameters, write_cases
+from hybridmim_components.phantoms.case_files import check_count, grid_parameters, write_cases
 from hybridmim_components.phantoms.grid import blur, check_grid, smooth_noise
-from hybridmim_components.phantoms.msd import ABOUT_MR, case_files, write_msd
+from hybridmim_components.phantoms.msd_cases import ABOUT_MR, case_files, write_msd
 
 __all__ = ["hippocampus_phantom", "write_msd_hippocampus", "write_unlabelled_hippocampi"]
 

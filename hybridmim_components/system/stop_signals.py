@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["EXIT_CODE", "StopSignals", "heed_the_parent_alone", "held_back"]
+__all__ = ["EXIT_CODE", "StopSignals", "stop_with_parent_only", "held_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def heed_the_parent_alone(worker_id: int = 0) -> None:
+def stop_with_parent_only(worker_id: int = 0) -> None:
     """Make a data loading worker obey stop signals from its parent only; a ``worker_init_fn`` for torch.
 
     Schedulers, ``timeout`` and Ctrl-C signal all processes of a job. If a worker died of that, the current step would

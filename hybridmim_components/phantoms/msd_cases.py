@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hybridmim_components.phantoms.files import (
+from hybridmim_components.phantoms.case_files import (
     ABOUT,
     CaseFiles,
     Draw,
@@ -95,5 +95,5 @@ def case_files(
     size: Sequence[int],
     spacing: Sequence[float],
 ) -> CaseFiles:
-    """Return the files of one case and the function that makes them. Arguments as in :func:`.files.case_content`."""
+    """Return the files of a case and the function that makes them. Arguments as in :func:`.case_files.case_content`."""
     return files, partial(case_content, len(files), draw, seed, orientations, size, spacing)

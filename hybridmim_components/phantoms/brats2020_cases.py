@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridmim_components.phantoms.brain import BRAIN_SIZE, BRAIN_SPACING, MODALITIES, brain_phantom
-from hybridmim_components.phantoms.files import CaseFiles, case_content, check_count, grid_parameters, write_cases
-from hybridmim_components.phantoms.msd import ABOUT_MR
+from hybridmim_components.phantoms.case_files import CaseFiles, case_content, check_count, grid_parameters, write_cases
+from hybridmim_components.phantoms.msd_cases import ABOUT_MR
 
 __all__ = ["write_brats2020", "write_unlabelled_brains"]
 
