@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hybridmim_components.data.layouts import msd
-from hybridmim_components.data.layouts.files import Found, find_nifti, require_plain_name
+from hybridmim_components.data.layouts.find_cases import Found, find_nifti, require_plain_name
 
 __all__ = ["MODALITIES", "read"]
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hybridmim_components.data.layouts.files import Found, case_id_of
+from hybridmim_components.data.layouts.find_cases import Found, case_id_of
 from hybridmim_components.system.files import read_json_object
 
 __all__ = ["compare_dataset_json", "is_ct", "label_names"]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hybridmim_components.data.layouts.files import Found, find_nifti, pair, require_folders
+from hybridmim_components.data.layouts.find_cases import Found, find_nifti, pair, require_folders
 
 __all__ = ["read"]
 
