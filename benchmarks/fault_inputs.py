@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Faults of what a run is given: folders, images and files; for faults.py."""
+"""Faults in the inputs of a run, that is in folders, images and files; part of faults.py."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def dicom_series(work: Path) -> Row:
 
 
 def odd_images(work: Path) -> Row:
-    """Segment a folder in which two of four images cannot be used, and into a folder that cannot be written."""
+    """Segment a folder in which two of six images cannot be used, and into a folder that cannot be written."""
     trained = Run(work, "train", "odd_images", epochs=1)
     if trained.finish():
         raise RuntimeError(trained.text()[-3000:])

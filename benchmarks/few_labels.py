@@ -9,27 +9,32 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Does pre-training help with few labels? Dice by arm and number of labelled patients, on patients that chose nothing.
+"""Measure whether pre-training helps with few labels: Dice by arm and number of labelled patients, on test patients.
 
     python benchmarks/few_labels.py tune   --dataset_dir DIR --work DIR    # learning rates, on the tuning patients
     python benchmarks/few_labels.py run    --dataset_dir DIR --work DIR    # the table's cells, on the test patients
     python benchmarks/few_labels.py curve  --dataset_dir DIR --work DIR    # Dice against steps, on the tuning patients
     python benchmarks/few_labels.py report                                # tables and plot from the cells so far
 
-The question: by how much does the mean Dice of the test patients rise when a network starts from HybridMIM's weights,
-against training from scratch and against plain masked modelling? The rule, fixed before any test patient was scored: a
-gain is claimed for a number of labelled patients where the 95 % interval of the paired difference lies above 0; the
-first comparison is that with scratch at 2 labelled patients.
+The study asks by how much the mean Dice of the test patients rises if a network starts from HybridMIM's weights,
+compared with training from scratch and with plain masked modelling. This rule was fixed before any test patient was
+scored: a gain is claimed for a number of labelled patients if the 95 % interval of the paired difference lies above 0.
+The first comparison is that with scratch at 2 labelled patients.
 
-Arms are files in benchmarks/arms: overrides of a bundle's pretrain.json and train.json, so that the study measures the
-bundles. Patients fall into three disjoint sets by a fixed seed: 60 test patients, 24 tuning patients, and the pool that
-pre-training sees and labels are drawn from; both sides of a head are in one set. A seed draws the labelled patients,
-the initial weights, the crops and the pre-training; all arms share it. Arms with a pre-training get equal CPU time for
-it, and all arms but scratch_longer get equal steps of fine-tuning. Each arm that `tune` was given has its own learning
-rate for each number of steps, chosen on the tuning patients from one list, with as many labelled patients where that
-was tuned and with 2 elsewhere; its variants share it.
-Weights are those of the last step: no validation chooses any. Each cell is a row of a CSV file, written when it ends;
-what is there is not computed again. Run it in pieces of any length.
+An arm is one way to obtain a network. Arms are files in benchmarks/arms with overrides of a bundle's pretrain.json and
+train.json, so that the study measures the bundles. A fixed seed divides the patients into three disjoint sets: 60 test
+patients, 24 tuning patients, and the pool. Pre-training sees the images of the pool, and the labelled patients are
+drawn from it. Both sides of a head are in one set. Each seed of the study draws the labelled patients, the initial
+weights, the crops and the pre-training; all arms share it. Arms with a pre-training get equal CPU time for it, and all
+arms but scratch_longer get equal steps of fine-tuning.
+
+`tune` chooses a learning rate for each of its arms and each number of steps, from one list for all arms, by the Dice of
+the tuning patients. `run` uses the rate that was tuned with the same number of labelled patients, if there is one, or
+else with 2. Arms that were not tuned are variants of HybridMIM or of scratch, and use its rate. The script warns if the
+best rate is the largest of the list.
+
+The scores are those of the weights of the last step, so no validation chooses any weights. Each cell is a row of a CSV
+file, written when the cell ends. A finished cell is not computed again, so the study can run in pieces of any length.
 """
 
 from __future__ import annotations
@@ -54,13 +59,13 @@ from rows import add_rows, read_rows
 from tqdm import tqdm
 
 RESULTS = Path(__file__).resolve().parent / "results"
-RATES = (0.001, 0.003, 0.006)
+RATES = (0.003, 0.006, 0.01, 0.02)
 TUNING_SEEDS, TUNING_LABELS = (100, 101, 102), 2
 _study: Study
 
 
 def cells_of_seed(seed: int, rates: Mapping[tuple[int, int], Mapping[str, Sequence[float]]], scored: str) -> list[Cell]:
-    """Cells that share a seed: each number of labelled patients, of steps, each arm, each of its learning rates."""
+    """Return the cells of a seed: one per number of labelled patients, number of steps, arm and learning rate."""
     return [
         cell_of(arm, labels, seed, scored, rate, steps)
         for (labels, steps), by_arm in rates.items()
@@ -70,15 +75,15 @@ def cells_of_seed(seed: int, rates: Mapping[tuple[int, int], Mapping[str, Sequen
 
 
 def cell_of(arm: str, labels: int, seed: int, scored: str, rate: float, steps: int) -> Cell:
-    """A cell with the budgets of its arm."""
+    """Return a cell with the budgets of its arm."""
     return Cell(arm, labels, seed, scored, rate, _study.fine_tuning_steps(arm, steps), _study.pretraining_steps(arm))
 
 
 def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> dict[str, float]:
-    """The learning rate of each arm with the best mean Dice on the tuning patients after so many steps.
+    """Return the learning rate of each arm that has the best mean Dice on the tuning patients after these steps.
 
-    It is chosen with as many labelled patients if that was tuned, else with 2. An arm that was not tuned takes that of
-    HybridMIM, of which it is a variant; one without a pre-training that of scratch.
+    The rate is that tuned with the same number of labelled patients if there is one, or else with 2. An arm that was
+    not tuned takes the rate of HybridMIM, or that of scratch if it has no pre-training.
     """
     alike, other = best_rates(path, labels, steps), best_rates(path, TUNING_LABELS, steps)
     chosen = {}
@@ -92,7 +97,7 @@ def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> di
 
 
 def best_rates(path: Path, labels: int, steps: int) -> dict[str, float]:
-    """The best learning rate of each arm of those that all tuning seeds have; of equal ones the first in the file."""
+    """Return the best learning rate of each arm among those that all tuning seeds have; of equals, the first row's."""
     found: dict[tuple[str, float], list[float]] = {}
     for row in read_rows(path):
         if int(row["steps"]) == steps and int(row["labels"]) == labels:
@@ -101,11 +106,15 @@ def best_rates(path: Path, labels: int, steps: int) -> dict[str, float]:
     best: dict[str, float] = {}
     for arm, rate in sorted(complete, key=lambda key: complete[key], reverse=True):
         best.setdefault(arm, rate)
+    for arm, rate in best.items():
+        if rate == max(tried for name, tried in complete if name == arm):
+            what = f"the best rate of {arm} with {labels or 'all'} labels and {steps} steps"
+            print(f"few_labels: {what} is the largest that was tried, {rate}: try larger ones", file=sys.stderr)
     return best
 
 
 def rates_of(options: argparse.Namespace, labels: int, steps: int, tune: bool) -> dict[str, Sequence[float]]:
-    """Learning rates of each arm: all that are compared, or the one that was chosen."""
+    """Return the learning rates of each arm: all that are compared, or the one that was chosen."""
     if tune:
         return dict.fromkeys(options.arms, options.rates)
     chosen = chosen_rates(options.output / "tuning.csv", options.arms, labels, steps)
@@ -115,7 +124,7 @@ def rates_of(options: argparse.Namespace, labels: int, steps: int, tune: bool) -
 def run_cells(
     cells: Sequence[Cell], path: Path, do: Callable[[Cell], list[dict[str, Any]]], processes: int, what: str
 ) -> None:
-    """Compute the cells that the file has not, and add a row, or several, as each ends."""
+    """Compute the cells that the file lacks, and add the rows of each cell when it ends."""
     names = list(Cell.__dataclass_fields__)
     done = {tuple(row[name] for name in names) for row in read_rows(path)}
     left = [cell for cell in cells if cell.key not in done]
@@ -127,13 +136,13 @@ def run_cells(
 
 
 def pool(processes: int) -> ProcessPoolExecutor:
-    """Processes that have this one's study. One that dies ends the whole command, and all end with the command."""
+    """Start processes that share this one's study. If one dies, the command ends; if the command ends, all end."""
     context = multiprocessing.get_context("fork")
     return ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with, initargs=(os.getpid(),))
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent does: what it computes would be in the way of the next command."""
+    """End this process when its parent ends, so that it does not disturb the next command."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -168,7 +177,7 @@ def measure(arms: Sequence[str]) -> None:
 
 
 def pretrain(arms: Sequence[str], processes: int, seed: int, path: Path) -> None:
-    """Pre-train what a seed misses, side by side, and add what it has learnt to a file."""
+    """Run the missing pre-trainings of a seed in parallel, and add their validation figures to a file."""
     sources = dict.fromkeys(source for arm in arms if (source := _study.arms[arm].pretrained_by))
     with pool(processes) as executor:
         for learnt in executor.map(_pretrain, [(source, seed) for source in sources]):

@@ -82,8 +82,8 @@ def step_of(kind: str, backbone: str, knobs: dict[str, Any], release: Path | Non
         parser.get_parsed_content("execution")
     model: Any
     if kind in ("authors", "released"):
-        if kind == "authors" and release:
-            model = AuthorsStep(release, backbone)
+        if kind == "authors":
+            model = AuthorsStep(Path(release or ""), backbone)
         else:
             model = ReleasedStep(parser.get_parsed_content("network_def"), parser.get_parsed_content("grid"))
         optimizer = torch.optim.AdamW(model.parameters())
@@ -189,6 +189,8 @@ def main() -> None:
         measure(options.measure, options.backbones[0], options.knobs, options.release)
         return
     kinds = [kind for kind in options.kinds if kind != "authors" or options.release]
+    if not kinds:
+        parser.error("the kind authors needs --release")
     for backbone in options.backbones:
         write(backbone, rounds_of(backbone, kinds, options.rounds, options.knobs, options.release), options.results)
 

@@ -11,18 +11,20 @@
 
 r"""Turn a bundle and its weights into a self-contained folder and zip, as the MONAI Model Zoo takes them.
 
-The package is put into the folder as ``scripts``, so that the exported bundle runs where hybridmim_components is not
-installed, from any working directory, also beside another exported bundle, or another version of it, in one process:
-``initialize`` makes the bundle's own ``scripts`` the ones that are imported.
+The script copies the package into the folder as ``scripts``. The exported bundle then needs no installation of
+hybridmim_components and runs from any working directory. Several exported bundles, or several versions of one, can run
+in the same process: ``initialize`` makes Python import the bundle's own ``scripts``.
 
     python ci/export_bundle.py bundles/hybridmim_msd_spleen_unet_segmentation --weights models/model.pt \\
         --trained_on "MSD Spleen, fold 0" --output exported
 
-With ``--frugal_inference`` the overlay of that name is laid over inference.json for good, for servers that read
-inference.json alone, such as MONAI Label; MONAI Deploy cannot run it then, since it knows MONAI's components only.
-The weights that the repository holds need no ``--trained_on``: the bundle says what they are and what was measured with
-them. With other weights both are taken out. The same input gives the same bytes. Needs isort and black
-(requirements-test.lock). Weights too large for a repository stay outside: ``--url`` writes large_files.yml.
+``--frugal_inference`` merges the overlay of that name into inference.json, for servers that read only inference.json,
+such as MONAI Label. MONAI Deploy cannot run the result, since it knows only MONAI's own components.
+
+The weights that the repository holds need no ``--trained_on``, since the bundle describes them and has their figures.
+If other weights are exported, the script removes the description and the figures. If weights are too large for a
+repository, ``--url`` leaves them out and writes large_files.yml. The same input gives the same bytes. The script needs
+isort and black (requirements-test.lock).
 """
 
 from __future__ import annotations
@@ -65,13 +67,13 @@ def export_bundle(
 
     Args:
         bundle: folder of a bundle.
-        weights: bare state dict of its network; its recipe beside it comes along.
+        weights: bare state dict of its network; the recipe beside it is copied too.
         output: folder that the exported bundle and ``<name>_v<version>.zip`` are written to.
         trained_on: what the weights were trained on, for metadata and README; ``phantoms`` marks them as not for
-            patients, in the bundle's name too. None: the bundle says so itself, see ``performance`` in
+            patients, also in the bundle's name. None: take the text from the bundle, see ``performance`` in
             ci/render_bundles.py.
         url: where the weights can be downloaded; they are then left out, and large_files.yml names them.
-        package: the package to put in as ``scripts``.
+        package: the package that is copied as ``scripts``.
         frugal_inference: make frugal_inference.json a part of inference.json.
 
     Returns:
@@ -79,7 +81,7 @@ def export_bundle(
 
     Raises:
         FileNotFoundError: when bundle or weights do not exist.
-        ValueError: when the weights are not those of the bundle's network, or nothing says what they were trained on.
+        ValueError: when the weights do not fit the bundle's network, or it is not known what they were trained on.
     """
     if not (bundle / "configs" / "metadata.json").is_file():
         raise FileNotFoundError(f"bundle must be a folder with configs/metadata.json, got {bundle}")
@@ -110,11 +112,11 @@ def export_bundle(
 
 
 def vendored(config: dict[str, Any], step: str) -> dict[str, Any]:
-    """A config that names ``scripts`` instead of the package, and finds it before anything is imported.
+    """Return a config that imports ``scripts`` instead of the package, from the bundle's own folder.
 
-    MONAI runs import statements before ``initialize`` has set the path, so modules become items of the config, which
-    are imported where they are first used. What ``run`` needs is made at the end of ``initialize``, since another
-    bundle may put its own ``scripts`` in place before ``run``.
+    MONAI runs import statements before ``initialize`` has set the path. Modules therefore become items of the config,
+    which are imported when they are first used. The engine is created at the end of ``initialize``, since another
+    bundle may replace ``scripts`` by its own before ``run``.
 
     Args:
         config: content of a config.
@@ -134,7 +136,9 @@ def vendored(config: dict[str, Any], step: str) -> dict[str, Any]:
             result[key] += ["$import importlib", "$import sys"]
         result |= {alias: f"$importlib.import_module('scripts.{module}')" for alias, module in aliases.items()}
     names = "engines|errors|overrides|distributed|inference"
-    result = _mapped(result, lambda text: re.sub(rf"(?<![\w.@#])({names})\.(?=\w)", r"@\1.", text))
+    # not the name of a file in a message
+    modules = re.compile(rf"(?<![\w.@#])({names})\.(?=\w)(?!json\b)")
+    result = _mapped(result, lambda text: modules.sub(r"@\1.", text))
     initialize = next((key for key in result if key.lstrip("+") == "initialize"), None)
     if initialize:
         engines = {"evaluate": "$@validate#evaluator", "inference": "$@evaluator"}
@@ -157,9 +161,10 @@ def _mapped(value: Any, of_expression: Any) -> Any:
 
 
 def _script(source: Path) -> str:
-    """A module of the package as one of ``scripts``, as the zoo's isort and black leave it.
+    """Return the code of a module for ``scripts``, formatted by the zoo's isort and black.
 
-    The shorter name of the package joins lines, and isort takes ``scripts`` for a package of somebody else.
+    Both change the code: some lines now fit into one, since ``scripts`` is a shorter name, and isort sorts it as a
+    third-party package.
     """
     import black
     import isort
@@ -170,15 +175,15 @@ def _script(source: Path) -> str:
 
 
 class _Texts:
-    """What a bundle's texts say of its weights, and what they are to say of those that are exported.
+    """Statements about the weights in a bundle's texts, and those that replace them in the exported bundle.
 
     Args:
         bundle: folder of the bundle.
-        weights: those that are exported.
-        trained_on: what they were trained on; None: what the bundle says of its own.
+        weights: the weights that are exported.
+        trained_on: what they were trained on; None: keep the bundle's statement about its own weights.
 
     Raises:
-        ValueError: when ``trained_on`` is None and the weights are not those that the bundle tells of.
+        ValueError: when ``trained_on`` is None and the bundle does not describe these weights.
     """
 
     def __init__(self, bundle: Path, weights: Path, trained_on: str | None) -> None:
@@ -187,7 +192,7 @@ class _Texts:
         same = own.get("weights_sha256") == hashlib.sha256(weights.read_bytes()).hexdigest()
         if trained_on is None and not same:
             raise ValueError(
-                f"trained_on must say what the weights were trained on, the bundle tells nothing of {weights}"
+                f"trained_on must say what the weights were trained on, the bundle does not describe {weights}"
             )
         self.on_phantoms = trained_on == PHANTOMS
         self.old_statement, self.statement = own["weights_statement"], own["weights_statement"]
@@ -197,14 +202,14 @@ class _Texts:
         self.old_performance, self.performance = (_lines(values["performance"]) for values in (own, nothing))
 
     def described(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Metadata of the exported bundle."""
+        """Return the metadata of the exported bundle."""
         description = _replaced(metadata["description"], self.old_statement, self.statement)
         marked = " (weights from phantoms, not for patients)" if self.on_phantoms else ""
         metrics = metadata["eval_metrics"] if self.measured else {}
         return {**metadata, "name": metadata["name"] + marked, "description": description, "eval_metrics": metrics}
 
     def readme(self, text: str, frugal_inference: bool) -> str:
-        """README of the exported bundle."""
+        """Return the README of the exported bundle."""
         title, _, rest = text.partition("\n")
         rest = _replaced(
             rest,
@@ -255,7 +260,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _replaced(text: str, old: str, new: str) -> str:
-    """Replace what must be there: a template that has changed is noticed."""
+    """Replace a text, and raise an error if it is missing, so that a changed template is noticed."""
     if old not in text:
         raise ValueError(f"the bundle's texts must hold {old!r} to be replaced by {new!r}: render the bundle anew")
     return text.replace(old, new)
@@ -290,7 +295,7 @@ def _place_weights(weights: Path, folder: Path, url: str | None) -> None:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """Files that belong to the source: no weights, no results of runs, nothing compiled or hidden."""
+    """Yield the files that belong to the source: no weights, no results of runs, nothing compiled or hidden."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if (
@@ -310,7 +315,7 @@ def _zip(folder: Path, target: Path) -> None:
 
 
 def _dump(config: dict[str, Any]) -> bytes:
-    """As the zoo's pre-commit leaves a JSON file: ``bundles/`` has short lists on one line, which it does not take."""
+    """Format JSON as the zoo's pre-commit hooks require, which refuse the short lists on one line in ``bundles/``."""
     return (json.dumps(config, indent=4) + "\n").encode()
 
 

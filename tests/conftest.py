@@ -24,6 +24,7 @@ from preloaded import run_module
 MonaiRun = Callable[..., subprocess.CompletedProcess[str]]
 VARIABLE = "HYBRIDMIM_REAL_DATA"
 
+pytest.register_assert_rewrite("backbone_tester")
 os.environ.setdefault("MPLBACKEND", "Agg")
 if os.environ.get("PYTEST_XDIST_WORKER"):
     import torch

@@ -27,7 +27,8 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 def imported_rooms(module: Path) -> set[str]:
     """Rooms of the package that a module imports, inside functions too."""
     tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
-    names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = [f"{node.module}.{alias.name}" for node in froms for alias in node.names if alias.name != "__version__"]
     names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     parts = [name.split(".") for name in names if name.startswith("hybridmim_components.")]
     return {part[1] for part in parts} - {module.parts[0]}

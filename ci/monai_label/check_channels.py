@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Warn of studies that no served bundle can segment: MONAI Label would answer them with 500 and no reason.
+"""Warn of studies that no served bundle can segment. MONAI Label would answer with error 500 and give no reason.
 
 python ci/monai_label/check_channels.py STUDIES BUNDLE [BUNDLE ...]
 """
@@ -26,29 +26,35 @@ import nibabel as nib
 
 
 def warnings_of(studies: Path, bundles: Sequence[Path]) -> list[str]:
-    """One line for each NIfTI study that cannot be read, or whose number of channels fits none of the bundles.
+    """Return a line for each NIfTI study that cannot be read, or whose number of channels fits none of the bundles.
 
     Args:
-        studies: folder whose files are the studies; folders in it, such as that of the labels, are not looked at.
-        bundles: folders of the bundles, whose metadata name the channels that they take.
+        studies: folder whose files are the studies; its subfolders, such as that of the labels, are ignored.
+        bundles: folders of the bundles.
     """
-    taken = {bundle.name: channels_of(bundle) for bundle in bundles}
-    found = []
+    taken, found = {}, []
+    for bundle in bundles:
+        try:
+            taken[bundle.name] = channels_of(bundle)
+        except (OSError, ValueError, KeyError) as error:
+            return [f"{bundle} has no metadata that name its channels, so the studies are not checked: {error!r}"]
     for path in sorted([*studies.glob("*.nii"), *studies.glob("*.nii.gz")]):
         try:
-            shape = nib.Nifti1Image.from_filename(path).shape
+            shape = nib.load(path).shape
         except Exception as error:  # nibabel and gzip have many
             found.append(f"{path} cannot be read: {error}")
             continue
         channels = math.prod(shape[3:])
-        if channels not in taken.values():
+        if len(shape) < 3:
+            found.append(f"{path} must have 3 axes or more, got {len(shape)}")
+        elif channels not in taken.values():
             wanted = ", ".join(f"{name} takes {count}" for name, count in taken.items())
             found.append(f"{path} has {channels} channel(s), but {wanted}: the server cannot segment it (error 500)")
     return found
 
 
 def channels_of(bundle: Path) -> int:
-    """Channels of a bundle's images, by its metadata."""
+    """Return the number of channels of a bundle's images, by its metadata."""
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     return int(metadata["network_data_format"]["inputs"]["image"]["num_channels"])
 

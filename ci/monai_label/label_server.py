@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""MONAI Label's server, started as a user starts it, and its REST interface as 3D Slicer uses it."""
+"""Client that starts MONAI Label's server as a user does and calls its REST interface as 3D Slicer does."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ START = Path(__file__).resolve().parent / "start.sh"
 
 
 class LabelServerError(RuntimeError):
-    """What the server answered, and the end of its log."""
+    """Error with the server's answer and the end of its log."""
 
 
 class LabelServer:
-    """``ci/monai_label/start.sh`` in a process group of its own, on a free port of this computer.
+    """A server that ``ci/monai_label/start.sh`` runs in its own process group, on a free port of this computer.
 
     Args:
         log: file that the server's output goes to.
-        arguments: of start.sh.
+        arguments: arguments of start.sh.
         python_path: PYTHONPATH of the server.
     """
 
@@ -64,7 +64,7 @@ class LabelServer:
             )
 
     def text(self, lines: int = 100) -> str:
-        """The end of the log, less the hundreds of types that an error of itk names."""
+        """Return the end of the log, without the hundreds of types that an error of itk lists."""
         all_lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join([line for line in all_lines if not line.startswith("itk.")][-lines:])
 
@@ -93,12 +93,12 @@ class LabelServer:
         raise LabelServerError(f"the server did not come up:\n{self.text()}")
 
     def get(self, path: str) -> Any:
-        """A JSON answer."""
+        """Return the JSON answer to a GET request."""
         with urllib.request.urlopen(self.url + path, timeout=60) as response:
             return json.loads(response.read())
 
     def send(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> tuple[str, bytes]:
-        """The content type and body of the answer; an error is raised with the server's log."""
+        """Return content type and body of the answer. An error is raised with the end of the server's log."""
         request = urllib.request.Request(self.url + path, data=body, method=method, headers={"Content-Type": kind})
         try:
             with urllib.request.urlopen(request, timeout=300) as response:
@@ -111,7 +111,7 @@ class LabelServer:
     def infer(
         self, model: str, target: Path, image: str = "", upload: Path | None = None, **params: object
     ) -> dict[str, Any]:
-        """Write the mask to ``target``; returns the result's parameters. MONAI Label's format is that of the image."""
+        """Write the mask to ``target``, in the file format of the image, and return the parameters of the result."""
         body, kind = _multipart({"params": json.dumps(params)}, {"file": upload} if upload else {})
         answer = self.send("POST", f"/infer/{model}?image={urllib.parse.quote(image)}", body, kind)
         parts = {part.get_param("name", header="Content-Disposition"): part for part in _parts(*answer)}
@@ -128,11 +128,11 @@ class LabelServer:
         self.send("PUT", f"/datastore/label?image={urllib.parse.quote(image)}&tag=final", body, kind)
 
     def remove_label(self, image: str) -> None:
-        """Remove it again."""
+        """Remove the final label of an image."""
         self.send("DELETE", f"/datastore/label?id={urllib.parse.quote(image)}&tag=final")
 
     def train(self, model: str, seconds: float = 300, **params: object) -> dict[str, Any]:
-        """Train, and return the ended task."""
+        """Train a model, and return the task when it has ended."""
         self.send("POST", f"/train/{model}", json.dumps(params).encode())
         end = time.monotonic() + seconds
         while time.monotonic() < end:

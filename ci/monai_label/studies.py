@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Phantoms as annotators have them on their server, and what a mask that the server returns must be."""
+"""Phantoms as studies for a MONAI Label server, and checks of the masks that the server returns."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def write_studies(folder: Path, dataset: str, data: PhantomFolders) -> tuple[dic
     """Put the images of a data set into one folder, one file a case: sequences of an MRI become one 4D file.
 
     Args:
-        folder: of the server's studies; others' images may lie there.
+        folder: folder of the server's studies, which may hold the images of other data sets.
         dataset: name of the data set.
-        data: its phantoms.
+        data: phantoms of the data set.
 
     Returns:
-        The label of each case that has one by the image's id, and the id of a case without.
+        The label of each labelled case, by the image's id, and the id of a case without a label.
     """
     folder.mkdir(exist_ok=True)
     modalities = dataset_of(dataset).modalities
@@ -62,17 +62,17 @@ def _copy(images: list[str], name: str, folder: Path) -> str:
 
 
 def labels_of(bundle: Path) -> dict[str, int]:
-    """What the metadata names, background apart, in lower case as MONAI Label has it."""
+    """Return the label values that the metadata list, without background, by name in lower case as in MONAI Label."""
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     named = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
     return {text.lower(): int(value) for value, text in named.items() if text != "background"}
 
 
 def check_mask(mask: Path, image: Path, labels: dict[str, int]) -> np.ndarray:
-    """Read a mask.
+    """Read a mask and check it.
 
     Raises:
-        ValueError: when it does not lie on its image's grid, holds what the metadata does not name, or nothing.
+        ValueError: when the mask does not lie on its image's grid, is empty, or holds a value that is no label.
     """
     given, made = nib.Nifti1Image.from_filename(image), nib.Nifti1Image.from_filename(mask)
     if made.shape != given.shape[:3] or not np.allclose(made.affine, given.affine, atol=1e-3):

@@ -83,7 +83,7 @@ def pretraining_lists(
         modalities: sequences to use, for a data set that has several; None: all.
         skip_unreadable: log what :func:`.find_volumes` refuses and leave it out, instead of raising.
         pool: take all volumes from this pool, such as :class:`.store.StoredPool`. The data set then only provides the
-            cases to hold out.
+            cases to hold out, and the pool's own ``val_fraction`` holds.
 
     Returns:
         Lists of dictionaries with ``image`` (a path, or one per modality) and, for ``training`` and ``validation``,

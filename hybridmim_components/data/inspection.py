@@ -99,7 +99,7 @@ def _inspect_all(
         text = _UNUSABLE.format(len(errors), len(pairs), "\n  ".join(errors))
         if not skip_unreadable:
             raise ValueError(text)
-        logger.warning("Skipped, since skip_unreadable is set: %s", text)
+        logger.warning("Left out: %s", text)
     warn_of([f"{', '.join(files)}: {doubt}" for (files, _), (_, doubts) in sorted(known.items()) for doubt in doubts])
     return {files: digests for (files, _), (digests, _) in known.items()}
 

@@ -94,9 +94,13 @@ def find_volumes(
 def find_series(folder: str | Path) -> list[str]:
     """Return the folders of DICOM series below a folder, the folder itself among them, sorted; links are kept.
 
-    What :func:`find_volumes` skips is skipped here, too.
+    Hidden folders and those of label maps are skipped as in :func:`find_volumes`.
+
+    Raises:
+        ValueError: when a path is not plain text.
     """
-    return sorted(str(path) for path in _walk(Path(folder))[1])
+    found: list[str | list[str]] = [*sorted(str(path) for path in _walk(Path(folder))[1])]
+    return [str(path) for path in _with_plain_names(found, skip_unreadable=False)]
 
 
 def _with_plain_names(volumes: list[str | list[str]], skip_unreadable: bool) -> list[str | list[str]]:
@@ -157,7 +161,7 @@ def _words(name: str) -> str:
 
 def _pass_over(folder: Path, count: int, reason: str) -> int:
     if count:
-        logger.info("Passed over %d file(s) in %s: label maps, by %s", count, folder, reason)
+        logger.info("Skipped %d file(s) in %s, which are label maps by %s", count, folder, reason)
     return count
 
 

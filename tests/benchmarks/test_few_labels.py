@@ -145,7 +145,9 @@ def test_learning_rates_are_those_of_the_tuning_patients(tmp_path: Path) -> None
         few_labels.chosen_rates(path, ["scratch"], 2, 800)
 
 
-def test_a_learning_rate_tuned_with_as_many_labels_comes_first(tmp_path: Path) -> None:
+def test_a_learning_rate_tuned_with_as_many_labels_comes_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, low, high = tmp_path / "tuning.csv", min(few_labels.RATES), max(few_labels.RATES)
     for labels, best in ((2, low), (1, high)):
         rows = [
@@ -157,8 +159,10 @@ def test_a_learning_rate_tuned_with_as_many_labels_comes_first(tmp_path: Path) -
     unfinished = {**Cell("hybridmim", 1, few_labels.TUNING_SEEDS[0], "tuning", 0.1, 400, 0).__dict__, "dice": 0.9}
     few_labels.add_rows(path, [unfinished])
     arms = ["hybridmim", "no_contrast"]
-    assert few_labels.chosen_rates(path, arms, 1, 400) == dict.fromkeys(arms, high)
     assert few_labels.chosen_rates(path, arms, 4, 400) == dict.fromkeys(arms, low)
+    assert not capsys.readouterr().err
+    assert few_labels.chosen_rates(path, arms, 1, 400) == dict.fromkeys(arms, high)
+    assert f"hybridmim with 1 labels and 400 steps is the largest that was tried, {high}" in capsys.readouterr().err
 
 
 def test_scores_leave_out_classes_that_a_patient_does_not_have(tmp_path: Path) -> None:

@@ -44,11 +44,11 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_frugal", [False, True])
+@pytest.mark.parametrize("overlays", [["checked"], ["frugal", "checked"], ["checked", "frugal"]], ids="+".join)
 def test_the_good_ones_get_masks_and_the_end_names_the_others(
-    images: Path, with_frugal: bool, monai_run: Callable[..., Any], tmp_path: Path
+    images: Path, overlays: list[str], monai_run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    configs = ["inference", *["frugal_inference"] * with_frugal, "checked_inference"]
+    configs = ["inference", *(f"{overlay}_inference" for overlay in overlays)]
     places = {"image_dir": images, "output_dir": tmp_path / "masks"}
     done = monai_run(BUNDLE, configs, tmp_path, **places, device="cpu")
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -13,17 +13,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-from export_bundle import export_bundle
+from export_bundle import _merged, export_bundle, vendored
 from render_bundles import SOURCE, read_performance
 from small_bundles import NAMES, small_bundle
 
@@ -170,6 +173,26 @@ def test_frugal_inference_runs_without_the_package_as_overlay_and_as_part(
         mistyped = isolated(*arguments, "--body_treshold", "0")
         assert mistyped.returncode == 1 and "did you mean body_threshold" in mistyped.stderr, mistyped.stderr
     assert masks[0] == masks[1]
+
+
+@pytest.mark.parametrize("bundle", sorted((ROOT / "bundles").iterdir()), ids=lambda path: path.name.split("_", 1)[1])
+def test_every_expression_of_an_exported_config_is_python(bundle: Path) -> None:
+    files = {path.stem: [path] for path in (bundle / "configs").glob("*.json")}
+    files["merged_inference"] = [files[name][0] for name in ("inference", "frugal_inference")]
+    for step, paths in files.items():
+        config = vendored(_merged(*paths) if len(paths) > 1 else json.loads(paths[0].read_text()), step)
+        for text in strings_of(config):
+            if text.startswith("$") and not text.startswith("$import "):
+                # as MONAI does, which puts a variable in the place of every reference
+                ast.parse(re.sub(r"@(?:[\w#-]+)", "_", text[1:]).strip(), mode="eval")
+
+
+def strings_of(value: Any) -> Iterator[str]:
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from strings_of(inner)
+    elif isinstance(value, str):
+        yield value
 
 
 TWO_IN_ONE_PROCESS = """

@@ -142,9 +142,9 @@ def test_what_is_passed_over_is_logged_once_for_each_folder(tmp_path: Path, capl
         find_volumes(tmp_path)
     assert sorted(caplog.messages) == sorted(
         [
-            f"Passed over 2 file(s) in {tmp_path / 'labelsTr'}: label maps, by the folder's name",
-            f"Passed over 1 file(s) in {tmp_path / 'masks'}: label maps, by the folder's name",
-            f"Passed over 2 file(s) in {tmp_path}: label maps, by the files' names",
+            f"Skipped 2 file(s) in {tmp_path / 'labelsTr'}, which are label maps by the folder's name",
+            f"Skipped 1 file(s) in {tmp_path / 'masks'}, which are label maps by the folder's name",
+            f"Skipped 2 file(s) in {tmp_path}, which are label maps by the files' names",
         ]
     )
 

@@ -21,7 +21,7 @@ from backbone_tester import BackboneTester, Sample
 
 from hybridmim_components.method import HybridMIM
 from hybridmim_components.method.masking import MaskGrid
-from hybridmim_components.networks import backbone_of
+from hybridmim_components.networks import backbone_of, scale_free_norms
 from hybridmim_components.networks.backbones import check_crop_size
 
 GRIDS = {
@@ -48,6 +48,12 @@ def test_every_name_of_the_stem_and_of_the_output_layers_is_known(build: Callabl
     assert set(backbone.stem) == set(aliases) and len(aliases) == 4
     of_task = {name for name in state if name.startswith(f"{backbone.output_layer}.")}
     assert of_task == {name for name in state if "seg_layers" in name} and len(of_task) == 6
+
+
+def test_every_convolution_before_a_norm_is_scale_free(build: Callable, kind: str) -> None:
+    network = build(kind)
+    convolutions = {id(m.conv.weight) for m in network.modules() if hasattr(m, "all_modules")}
+    assert {id(network.get_parameter(name)) for name in scale_free_norms(network)} == convolutions
 
 
 def test_grids_and_crops_that_strides_do_not_divide_are_refused_axis_by_axis(build: Callable) -> None:

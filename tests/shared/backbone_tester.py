@@ -154,6 +154,7 @@ class BackboneTester:
             network = set_execution(sample.network(), "cpu", activation_checkpointing=checkpointing)
             torch.manual_seed(1)
             network.train()(sample.images(1)).square().mean().backward()
+            assert list(network.state_dict()) == list(sample.network().state_dict())
             found.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
             wrapped = [m.forward for m in network.modules() if isinstance(m.forward, partial)]
             assert bool(wrapped) is checkpointing
@@ -174,6 +175,9 @@ class BackboneTester:
         assert set(report.adapted) == set(backbone.stem)
         assert all(belongs(name, backbone.output_layer) for name in report.skipped)
         assert all(torch.equal(state[name], trained.state_dict()[name]) for name in report.loaded)
+        norms = scale_free_norms(again := sample.network(CHANNELS + 1, CLASSES + 2))
+        assert set(load_pretrained(again, tmp_path / "model.pt").rescaled) == set(norms)
+        assert all(torch.isclose(again.get_parameter(n).norm(), norm) for n, norm in norms.items())
 
     def test_restoring_the_scale_keeps_the_output(self, sample: Sample) -> None:
         network, x = sample.network().double().eval(), 100 * sample.images(1).double()

@@ -92,7 +92,7 @@ def visible_mean_error(image: Tensor, mask: Tensor, region: Region) -> Tensor:
         region: the partial region whose voxels count.
 
     Returns:
-        Scalar: :func:`.partial_region.masked_squared_error` of the guess, averaged over the batch.
+        Scalar: :func:`.masked_squared_error` of the guess, averaged over the batch.
 
     Example:
         >>> grid = MaskGrid(4, 2, 1)

@@ -9,11 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Stands in for torchvision where no build of it fits torch: it makes MONAI Label importable and can do nothing.
+"""Stand-in for torchvision if no build of it fits torch. It only makes MONAI Label importable.
 
 MONAI Label 0.8.5 imports two functions of torchvision.utils that only its 2D and DeepEdit tasks call. The torchvision
-of PyPI does not import beside a CPU build of torch. start.sh puts this folder on the path only where the real one does
-not import.
+of PyPI cannot be imported beside a CPU build of torch. start.sh puts this folder on the path only if the real package
+cannot be imported.
 """
 
 __version__ = "0.0.0"
