@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The cells of few_labels.py: a pre-training, a fine-tuning and its score, each by a bundle's own configs."""
+"""Computation of the cells of few_labels.py: pre-training, fine-tuning and scores, by a bundle's own configs."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ Overrides = dict[str, Any]
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to come to a segmentation network.
+    """One way to obtain a segmentation network, which the study compares with others.
 
     Attributes:
-        name: of its file in benchmarks/arms.
-        title: for people.
+        name: name of its file in benchmarks/arms.
+        title: name in tables and plots.
         pretrain: overrides of pretrain.json; None: no pre-training.
         train: overrides of train.json.
-        longer: train as much longer as pre-training takes.
-        like: arm whose pre-training it shares, where the two differ in fine-tuning alone.
-        times: factor of the CPU time of its pre-training.
+        longer: whether to add the CPU time of a pre-training to the fine-tuning.
+        like: another arm whose pre-training it uses; the two then differ only in fine-tuning.
+        times: factor for the CPU time of its pre-training.
     """
 
     name: str
@@ -65,15 +65,16 @@ class Arm:
 
     @property
     def pretrained_by(self) -> str | None:
-        """The arm whose pre-training this one starts from; None: no pre-training."""
+        """Name of the arm whose pre-training this one starts from; None: no pre-training."""
         return self.like or (self.name if self.pretrain is not None else None)
 
 
 def read_arms(folder: Path = ARMS) -> dict[str, Arm]:
-    """All arms by name. One that is like another has the other's pre-training.
+    """Read all arms, by name.
 
     Raises:
-        ValueError: when an arm is like one that is not there, or has a pre-training of its own, too.
+        ValueError: when the arm that ``like`` names does not exist or has no pre-training, or when an arm has both
+            ``like`` and a pre-training of its own.
     """
     arms = {p.stem: Arm(p.stem, **json.loads(p.read_text(encoding="utf-8"))) for p in sorted(folder.glob("*.json"))}
     for arm in arms.values():
@@ -90,10 +91,10 @@ class Cell:
         arm: name of the arm.
         labels: labelled patients; 0: the whole pool.
         seed: draws the labelled patients, the initial weights, the crops, and the pre-training; all arms share it.
-        scored: ``tuning`` or ``test``.
-        learning_rate: of fine-tuning.
-        steps: of fine-tuning.
-        pretraining_steps: before it.
+        scored: set of the scored patients, ``tuning`` or ``test``.
+        learning_rate: learning rate of fine-tuning.
+        steps: steps of fine-tuning.
+        pretraining_steps: steps of pre-training.
     """
 
     arm: str
@@ -106,18 +107,18 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells it from other cells, as the CSV file has it."""
+        """Values that identify the cell, as the CSV file holds them."""
         return tuple(str(getattr(self, name)) for name in self.__dataclass_fields__)
 
 
 class Study:
-    """Runs cells of one bundle.
+    """Computation of the cells for one bundle.
 
     Args:
-        bundle: such as ``msd_hippocampus_unet``.
+        bundle: name of the bundle, such as ``msd_hippocampus_unet``.
         dataset_dir: folder of the labelled data set.
         work: folder for pre-trained weights and logs.
-        costs: file of the CPU seconds of a step, by arm; measured once, so that every later run has the same budgets.
+        costs: file with the CPU seconds per step of each arm, measured once so that all later runs have equal budgets.
         pretraining_minutes: CPU time of each pre-training.
     """
 
@@ -129,20 +130,20 @@ class Study:
 
     @cached_property
     def patients(self) -> Patients:
-        """The three sets."""
+        """The three sets of patients."""
         return Patients(self.dataset, self.dataset_dir)
 
     def pretraining_steps(self, name: str) -> int:
-        """Steps of an arm that fit into the CPU time; 0 for an arm without a pre-training."""
+        """Return how many steps of an arm's pre-training fit into the CPU time; 0 for an arm without a pre-training."""
         source = self.arms[name].pretrained_by
         return self._steps_in_time(source) if source else 0
 
     def fine_tuning_steps(self, name: str, steps: int) -> int:
-        """Steps of an arm's fine-tuning, longer for one that trains while others pre-train."""
+        """Return the steps of an arm's fine-tuning, more for an arm that uses the time of a pre-training for it."""
         return steps + (self._steps_in_time(name) if self.arms[name].longer else 0)
 
     def measure(self, name: str) -> None:
-        """Measure what a step of an arm costs, unless it is known: a pre-training's, or a fine-tuning's if longer."""
+        """Measure the cost of a pre-training step of an arm, or of a fine-tuning step if ``longer``, unless known."""
         arm, known = self.arms[name], self._known_costs()
         if name in known or (arm.pretrain is None and not arm.longer):
             return
@@ -171,7 +172,7 @@ class Study:
         return max(1, round(steps / STEPS_PER_EPOCH)) * STEPS_PER_EPOCH
 
     def pretrain(self, name: str, seed: int) -> Path:
-        """Pre-trained weights of an arm, made if they are not there; the last ones, which no volume has chosen."""
+        """Return the pre-trained weights of an arm, and pre-train first if needed. They are those of the last step."""
         steps = self.pretraining_steps(name)
         folder = self._pretrained(name, seed)
         if not (folder / "done").is_file():
@@ -180,7 +181,7 @@ class Study:
         return folder / "models" / "pretrained" / "last.pt"
 
     def learnt(self, name: str, seed: int) -> dict[str, Any]:
-        """What a pre-training has learnt: figures of its last validation, on volumes of the pool that it held out."""
+        """Return the figures of a pre-training's last validation, on volumes of the pool that it held out."""
         figures = read_rows(self._pretrained(name, seed) / "pretrain" / "validation.csv")[-1]
         kept = {key: f"{float(figures[f'val_{key}']):.4f}" for key in LEARNT if figures.get(f"val_{key}")}
         return {"arm": name, "seed": seed, "steps": self.pretraining_steps(name)} | dict.fromkeys(LEARNT, "") | kept
@@ -200,7 +201,7 @@ class Study:
         }
 
     def score(self, cell: Cell) -> dict[str, Any]:
-        """Fine-tune and score a cell: a row of the table."""
+        """Fine-tune and score a cell; return its row of the table."""
         folder = self.work / "cells" / "_".join(cell.key)
         train = self._fine_tuning(cell, folder)
         seconds = self._run(["train"], folder, {**train, "validate#dataset#data": []})
@@ -213,7 +214,7 @@ class Study:
         return row
 
     def curve(self, cell: Cell) -> list[dict[str, Any]]:
-        """Dice on the tuning patients along a fine-tuning, after each epoch."""
+        """Fine-tune a cell, and return the Dice of the tuning patients after each epoch."""
         folder = self.work / "curves" / "_".join(cell.key)
         tuning = {"validate#dataset#data": self.patients.items(self.patients.tuning), "val_interval": 1}
         self._run(["train"], folder, {**self._fine_tuning(cell, folder), **tuning})
@@ -255,7 +256,7 @@ class Study:
         }
 
     def _run(self, configs: Sequence[str], folder: Path, overrides: Overrides) -> float:
-        """Run a bundle's config in this process, its output in a file; CPU seconds of the run itself."""
+        """Run a bundle's config in this process and log its output to a file; return the CPU seconds of the run."""
         from monai.bundle import ConfigWorkflow
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -273,14 +274,14 @@ class Study:
 
 
 def scores(path: Path, patients: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Means of an evaluation over patients, and each patient's, in their order.
+    """Return the figures of an evaluation: the mean over the patients, and the figure of each patient.
 
-    A patient's figure is the mean over the cases and the classes; a class that is absent from a case's truth is left
-    out.
+    A patient's figure is the mean over the patient's cases and the classes. A class is left out if the truth of the
+    case does not contain it.
 
     Args:
         path: ``evaluation_cases.csv``.
-        patients: the cases of each.
+        patients: the cases of each patient.
     """
     rows = [row for row in read_rows(path) if int(row["label_voxels"]) > 0]
     found: dict[str, Any] = {}

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The patients of few_labels.py: test, tuning, and the pool that pre-training sees and labels come from."""
+"""The patients of few_labels.py in three sets: test, tuning, and the pool for pre-training and for labels."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ SPLIT_SEED, TEST, TUNING, LEAST_POOL = 2026, 60, 24, 20
 
 
 class Patients:
-    """Three disjoint sets of patients: test, tuning, and the pool that pre-training sees and labels come from.
+    """Three disjoint sets of patients: test, tuning, and the pool.
 
-    Both sides of a patient's head are in one set.
+    Pre-training sees the images of the pool, and the labelled patients are drawn from it. Both sides of a patient's
+    head are in the same set.
     """
 
     def __init__(self, dataset: str, dataset_dir: str) -> None:
@@ -43,18 +44,21 @@ class Patients:
             raise ValueError(f"the study needs at least {least} patients with labels, got {len(order)}")
 
     def items(self, patients: Sequence[str]) -> list[dict[str, Any]]:
-        """Items of a config's data list: all cases of some patients."""
+        """Return all cases of some patients, as items of a config's data list."""
         return [dict(self.cases[case]) for patient in patients for case in self.of[patient]]
 
     def labelled(self, count: int, seed: int) -> list[dict[str, Any]]:
-        """Items of the patients whose labels a seed draws, one side of each head; more contain fewer. 0: all cases."""
+        """Return the cases of labelled patients that a seed draws, one side of each head; 0: all cases of the pool.
+
+        For the same seed, a larger number contains the patients of a smaller one.
+        """
         drawn = shuffled(self.pool, seed)
         if not count:
             return self.items(drawn)
         return [dict(self.cases[shuffled(self.of[patient], seed)[0]]) for patient in drawn[:count]]
 
     def unlabelled(self) -> dict[str, list[dict[str, Any]]]:
-        """What pre-training sees: the images of the pool, a tenth of its patients for the validation of it."""
+        """Return the images of the pool for pre-training. A tenth of the patients is for its validation."""
         tenth = max(1, len(self.pool) // 10)
         numbers = {case: number for number, case in enumerate(sorted(self.cases))}
         sets = {"training": self.pool[tenth:], "validation": self.pool[:tenth]}

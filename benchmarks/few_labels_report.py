@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Table and plot of few_labels.py: means, and paired differences with bootstrap intervals over seeds and patients."""
+"""Tables and plot of few_labels.py: means, and paired differences with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Difference(NamedTuple):
 
 
 def read_scores(path: Path, column: str = "dice_by_patient", factor: float = 100.0) -> Scores:
-    """Cells of a CSV file of few_labels.py.
+    """Read the cells of a CSV file of few_labels.py.
 
     Raises:
-        ValueError: when an arm has, for one number of labels and of steps, cells of more than one pre-training or
-            learning rate.
+        ValueError: when an arm has cells with different pre-training steps or learning rates for the same number of
+            labels and of steps.
     """
     found: Scores = {}
     budgets: dict[tuple[str, int, int], list[str]] = {}
@@ -76,11 +76,11 @@ def read_scores(path: Path, column: str = "dice_by_patient", factor: float = 100
 
 
 def difference(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray], seed: int = 0) -> Difference | None:
-    """Mean difference over the seeds that both have, with a 95 % bootstrap interval.
+    """Compute the mean difference over the seeds that both arms have, with a 95 % bootstrap interval.
 
-    Seeds and patients are each drawn with replacement; one draw of patients serves all seeds, since each seed scores
-    the same patients. Deviations are widened by sqrt(n / (n - 1)) for n seeds: resampling a few seeds understates how
-    much they vary. Fewer than 2 common seeds give no interval, hence None.
+    Seeds and patients are each drawn with replacement. All seeds score the same patients, so one draw of patients
+    holds for all of them. Resampling of n seeds understates how much they vary if n is small, so the interval is
+    widened by sqrt(n / (n - 1)). If there are fewer than 2 common seeds, there is no interval, and the result is None.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2:
@@ -130,9 +130,9 @@ def report(folder: Path, titles: Mapping[str, str]) -> None:
 
 
 def report_tuning(folder: Path, titles: Mapping[str, str]) -> None:
-    """Write ``tuning.md`` beside ``tuning.csv``: every trial, those that gained nothing too.
+    """Write ``tuning.md`` beside ``tuning.csv``, with every trial, also those without a gain.
 
-    The difference is that to scratch with the same labelled patients, steps, learning rate and seeds.
+    The difference is taken to scratch with the same labelled patients, steps, learning rate and seeds.
     """
     found: dict[tuple[int, int, str, float], dict[int, float]] = {}
     for row in read_rows(folder / "tuning.csv"):
@@ -154,7 +154,7 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def _draw(scores: Scores, counts: list[int], titles: Mapping[str, str], path: Path) -> None:
-    """Dice against labelled patients, a panel for each number of steps; bands: one standard error each way."""
+    """Plot Dice against labelled patients, with a panel for each number of steps and bands of one standard error."""
     budgets = sorted({steps for _, _, steps in scores})
     figure = Figure(figsize=(5 * len(budgets) + 1, 4.5), layout="constrained")
     FigureCanvasAgg(figure)

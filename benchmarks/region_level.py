@@ -106,7 +106,7 @@ COLUMNS = (
 
 
 class MeanHeads(HybridMIM):
-    """HybridMIM with the heads as they were: each sees the mean of its sub-volume's bottleneck voxels."""
+    """HybridMIM with the earlier heads, which see the mean of a sub-volume's bottleneck voxels."""
 
     def __init__(self, network: torch.nn.Module, grid: MaskGrid, **settings: Any) -> None:
         super().__init__(network, grid, **settings)
@@ -120,7 +120,7 @@ class MeanHeads(HybridMIM):
 
 
 def geometry(data: str, backbone: str, dims: int) -> tuple[list[int], int, int]:
-    """Crop, sub-volume and patch, in voxels: patches of the bottleneck's voxels where crops are large enough."""
+    """Return the sizes of crop, sub-volume and patch in voxels, which are smaller for the hippocampus in 3D."""
     if data == "hippocampus" and dims == 3:
         return ([32, 48, 32], 16, 8) if backbone == "unet" else ([32, 64, 32], 32, 8)
     return ([96, 96] if dims == 2 else [64, 64, 32]), 32, 16

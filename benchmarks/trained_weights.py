@@ -14,10 +14,10 @@ r"""Train the weights that a bundle holds, by its own commands, and measure them
 
     python benchmarks/trained_weights.py --dataset_dir /path/to/Task04_Hippocampus --work /path/to/work
 
-Patients are divided as few_labels.py divides them. Pre-training and training see the pool and the tuning patients,
-whose fold 0 chooses the best epoch; the test patients choose nothing and are scored once, at the end. Each of the three
-runs goes on where it was interrupted. At the end the weights go into the bundle's ``models``, and what was measured
-into ci/bundles/performance, from where ci/render_bundles.py puts it into metadata.json and README.md.
+The script divides the patients as few_labels.py does. Pre-training and training see the pool and the tuning patients;
+fold 0 of these chooses the best epoch. The test patients influence no choice and are scored once, at the end. Each of
+the three runs resumes where it was interrupted. At the end, the script copies the weights into the bundle's ``models``
+and writes the figures to ci/bundles/performance. ci/render_bundles.py puts them into metadata.json and README.md.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def require_small(bundle: Path) -> None:
 
 
 def link(items: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Links to the images and labels of cases, in the layout of the Decathlon."""
+    """Make links to the images and labels of cases, in the layout of the Decathlon."""
     for part, key in (("imagesTr", "image"), ("labelsTr", "label")):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for item in items:
@@ -70,24 +70,24 @@ def link(items: Sequence[dict[str, Any]], folder: Path) -> None:
 
 
 def run(bundle: Path, configs: Sequence[str], settings: Sequence[str]) -> None:
-    """One of the bundle's commands, as a user types it."""
+    """Run one of the bundle's commands, as a user types it."""
     files = [str(bundle / "configs" / f"{name}.json") for name in configs]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(bundle)]
     subprocess.run([*command, *settings], check=True, env={"OMP_NUM_THREADS": "1"} | os.environ)
 
 
 def measured(summary: Path, weights: Path, trained_on: int, tested_on: int, epochs: int) -> dict[str, Any]:
-    """Values of the bundle's templates: what the evaluation found on cases that the weights had not seen.
+    """Return the values for the bundle's templates: the figures of cases that the weights have not seen.
 
     Args:
         summary: ``evaluation_summary.csv``.
-        weights: those that were evaluated.
-        trained_on: number of cases.
-        tested_on: number of cases.
-        epochs: of pre-training.
+        weights: the weights that were evaluated.
+        trained_on: number of training cases.
+        tested_on: number of test cases.
+        epochs: epochs of pre-training.
 
     Raises:
-        ValueError: when any case had been seen.
+        ValueError: when the weights have seen any of the cases.
     """
     rows = read_rows(summary)
     seen = {row["figures"] for row in rows} - {"unseen"}

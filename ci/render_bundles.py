@@ -11,16 +11,16 @@
 
 """Render the bundles from their one source, ``ci/bundles``.
 
-A bundle is a data set and a backbone. What all bundles share stands in ``common``, what CT and MRI differ in stands in
-``modalities``, and each data set and each backbone has one file of values. In the templates of ``common``, and in the
-values themselves:
+A bundle combines a data set with a backbone. ``common`` holds the templates that all bundles share. ``modalities``
+holds the values in which CT and MRI differ. Each data set and each backbone has one file of values. The templates, and
+the values themselves, may contain placeholders:
 
 - a string that is just ``{{name}}`` becomes the value of that name, whatever its type;
-- ``{{name}}`` amid other text becomes the value as text;
+- ``{{name}}`` within other text becomes the value as text;
 - ``"{{*name}}"`` in a list, or as a key of an object, is replaced by the items of that value.
 
-A data set's ``of_backbone`` holds values for one backbone each, which go before all others. A file of ``performance``
-holds what benchmarks/trained_weights.py measured with the weights that a bundle holds.
+A data set's ``of_backbone`` holds values for single backbones, which override the values of all other files. A file of
+``performance`` holds the figures that benchmarks/trained_weights.py measured with the weights of a bundle.
 
     python ci/render_bundles.py                      # write all bundles to bundles/
     python ci/render_bundles.py --check              # write nothing, fail if a committed bundle differs
@@ -46,14 +46,14 @@ _PLACEHOLDER = re.compile(r"\{\{(\*?)([a-z_0-9]+)\}\}")
 
 
 class Values:
-    """Named values of one bundle, later layers before earlier ones, that know which of them were used."""
+    """Named values of one bundle, in which later layers override earlier ones. It records which values were used."""
 
     def __init__(self, layers: Mapping[str, Mapping[str, Any]]) -> None:
         self.named = {name: value for layer in layers.values() for name, value in layer.items()}
         self.used: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
-        """Value of a name, rendered.
+        """Return the rendered value of a name.
 
         Raises:
             KeyError: when no layer has it.
@@ -75,7 +75,7 @@ class Values:
         return self[whole[2]] if whole else _PLACEHOLDER.sub(lambda match: _as_text(self[match[2]]), template)
 
     def render_text(self, template: str) -> str:
-        """Replace every placeholder in a text; a line that is nothing but an empty value is left out."""
+        """Replace every placeholder in a text, and leave out a line that consists only of empty values."""
         lines = []
         for line in template.splitlines():
             text = _PLACEHOLDER.sub(lambda match: _as_text(self[match[2]]), line)
@@ -101,7 +101,7 @@ class Values:
 
 
 def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str, Any] | None = None) -> Values:
-    """Values of one bundle: kind of image, data set, backbone, changes, and what follows from them."""
+    """Read the values of one bundle: kind of image, data set, backbone, changes, and values derived from these."""
     own = read_json(source / "datasets" / f"{dataset}.json")
     of_backbone = own.pop("of_backbone", {}).get(backbone, {})
     layers = {
@@ -135,13 +135,13 @@ def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str,
 
 
 def read_performance(source: Path, name: str) -> dict[str, Any]:
-    """What was measured with the weights that a bundle holds; nothing where it holds none."""
+    """Read the figures of the weights that a bundle holds; empty if it holds none."""
     path = source / "performance" / f"{name}.json"
     return read_json(path) if path.is_file() else {}
 
 
 def read_modality(source: Path, name: str) -> dict[str, Any]:
-    """Values of a kind of image; ``based_on`` names another kind, whose values hold where this one has none."""
+    """Read the values of a kind of image; ``based_on`` names another kind that provides the values that are missing."""
     own = read_json(source / "modalities" / f"{name}.json")
     base = own.pop("based_on", None)
     return {**read_modality(source, base), **own} if base else own
@@ -150,7 +150,7 @@ def read_modality(source: Path, name: str) -> dict[str, Any]:
 def render_bundle(
     source: Path, dataset: str, backbone: str, changes: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
-    """Text of every file of a bundle, by its path within the bundle.
+    """Return the text of every file of a bundle, by its path within the bundle.
 
     Raises:
         ValueError: when a data set or a backbone has a value that nothing uses.
@@ -172,17 +172,17 @@ def render_bundle(
 
 
 def bundle_name(dataset: str, backbone: str) -> str:
-    """Folder of a bundle; MONAI Label and the Model Zoo read the task from its ending."""
+    """Return the folder name of a bundle; MONAI Label and the Model Zoo read the task from its ending."""
     return f"hybridmim_{dataset}_{backbone}_segmentation"
 
 
 def names(source: Path, kind: str) -> list[str]:
-    """Data sets or backbones that the source describes."""
+    """Return the names of the data sets or backbones that the source describes."""
     return sorted(path.stem for path in (source / kind).glob("*.json"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One file of the source, or an error that names it."""
+    """Read one file of the source; an error names the file."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -190,7 +190,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def format_json(value: Any, indent: int = 0) -> str:
-    """JSON with 4 spaces, lists of short plain values on one line."""
+    """Format JSON with 4 spaces, and lists of short plain values on one line."""
     inner, end = "    " * (indent + 1), "    " * indent
     if isinstance(value, dict) and value:
         entries = [f"{inner}{json.dumps(k)}: {format_json(v, indent + 1)}" for k, v in value.items()]
@@ -201,7 +201,7 @@ def format_json(value: Any, indent: int = 0) -> str:
 
 
 def _files(bundles: Path) -> list[Path]:
-    """Files of bundles, without what runs leave there."""
+    """Return the files of bundles, without the results of runs."""
     found = (path for path in sorted(bundles.rglob("*")) if path.is_file())
     return [path for path in found if path.relative_to(bundles).parts[1] not in ("models", "runs")]
 

@@ -36,13 +36,13 @@ __all__ = ["main"]
 def download(
     task: str, output_dir: str, url: str | None = None, md5: str | None = None, sha256: str | None = None
 ) -> str:
-    """Download a task of the Medical Segmentation Decathlon, go on with a partial download, verify and unpack it.
+    """Download a task of the Medical Segmentation Decathlon, or continue a partial download, then verify and unpack it.
 
     Args:
         task: such as Task09_Spleen, or msd_spleen.
-        output_dir: the task's folder is made in it.
+        output_dir: folder in which the task's folder is created.
         url: another source of the same archive.
-        md5: checksum of that archive, where it is another one.
+        md5: checksum of the archive; default: that of MSD's publishers.
         sha256: checksum that is checked instead of the md5 that MSD's publishers give.
     """
     return str(download_msd(task, output_dir, url, md5, sha256))
@@ -56,7 +56,7 @@ def phantoms(
     num_unlabelled: int = 8,
     seed: int = 0,
 ) -> str:
-    """Write phantoms in the layout of a data set, and unlabelled ones; prints dataset_dir, image_dir, unlabelled_dirs.
+    """Write phantoms in the layout of a data set, and unlabelled ones; print dataset_dir, image_dir, unlabelled_dirs.
 
     Args:
         output_dir: folder that they are written to.
@@ -71,14 +71,14 @@ def phantoms(
 
 
 def check(dataset: str, dataset_dir: str, modalities: list | None = None, num_workers: int = 2) -> None:
-    """Print a table of the labelled cases with a verdict on each; end with status 1 where one cannot be used.
+    """Print a table of the labelled cases with a verdict on each; end with status 1 if one of them cannot be used.
 
-    A case that is unusual, such as by its spacing or by HU without air, is told with the value and the usual range.
+    If a case is unusual, for example in its spacing, the verdict names the value and the usual range.
 
     Args:
         dataset: brats2020, btcv, msd_hippocampus, msd_liver, msd_spleen, or msd_NAME for another task of MSD.
         dataset_dir: folder of the unpacked download.
-        modalities: sequences to use of brats2020, such as "['flair','t1ce']".
+        modalities: for brats2020, the sequences to use, such as "['flair','t1ce']".
         num_workers: threads that read.
     """
     print(format_row())
@@ -106,20 +106,20 @@ def prepare(
     verify: bool = False,
     part: str | None = None,
 ) -> str:
-    """Pre-process volumes once, for pre-training with `--cache store --store STORE`; a repeat does what is left.
+    """Pre-process volumes once, for pre-training with `--cache store --store STORE`; a second call does what is left.
 
-    Give the run's spacing and its intensity_range, modalities or clip_percentiles: the top of its pretrain.json.
+    Use the same spacing and intensity_range, modalities or clip_percentiles as at the top of the run's pretrain.json.
 
     Args:
         images: folder, or list of folders such as "['/scans/a','/scans/b']", that hold the volumes.
-        store: folder, or fsspec URL such as s3://bucket/store, that they are written to.
+        store: folder, or fsspec URL such as s3://bucket/store, to write the store to.
         spacing: mm; default: 1.5, 1.5 and 2 for CT, 1 for MRI.
-        intensity_range: of CT, HU; default: -175 to 250.
-        modalities: of MRI, such as "['flair','t1','t1ce','t2']"; makes it a store of MRI.
-        clip_percentiles: of MRI with one channel, such as "[0.5,99.5]"; makes it a store of such MRI.
-        num_workers: processes.
+        intensity_range: for CT, in HU; default: -175 to 250.
+        modalities: for MRI, such as "['flair','t1','t1ce','t2']"; makes it a store of MRI.
+        clip_percentiles: for MRI with one channel, such as "[0.5,99.5]"; makes it a store of such MRI.
+        num_workers: number of processes.
         skip_unreadable: leave out volumes that cannot be used, instead of ending with an error that names them.
-        verify: compare what is there with its checksums, and repair it.
+        verify: compare the volumes in the store with their checksums, and repair them.
         part: such as 2/4, the second of four shares that four machines prepare; then run it once without part.
     """
     if modalities is None and clip_percentiles is None:
@@ -146,7 +146,7 @@ def overview(
         dataset: name of the data set.
         window: display window, in HU for CT; default: from 1 to 99 % of what is drawn.
         title: headline of the picture.
-        modalities: sequences that were used of brats2020.
+        modalities: for brats2020, the sequences that were used.
     """
     draw_overview(run_dir, dataset, dataset_dir, window, title, modalities)
     return summary(run_dir)
@@ -180,7 +180,7 @@ def nnunet(
 
 
 def main() -> None:
-    """Run one command; an error that names its cause ends with that line alone."""
+    """Run one command; print only one line for an error whose message names the cause."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     quieten_readers()
     try:

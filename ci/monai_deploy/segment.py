@@ -9,10 +9,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A MONAI Deploy application: segments one image with the TorchScript file of a bundle, and writes the mask as NIfTI.
+"""A MONAI Deploy application that segments one image with a bundle's TorchScript file and writes the mask as NIfTI.
 
-ci/monai_deploy/run.sh makes its environment and starts it. Pre-processing, sliding window and post-processing are those
-of the bundle, read from the file by ``MonaiBundleInferenceOperator``; nothing of hybridmim_components is used.
+ci/monai_deploy/run.sh makes its environment and starts it. ``MonaiBundleInferenceOperator`` reads pre-processing,
+sliding window and post-processing of the bundle from the file. The application does not use hybridmim_components.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ SUFFIXES = (".nii", ".nii.gz")
 
 
 class NiftiSource(Operator):
-    """Reads one file, or one file for each channel, in the axes of NIfTI; the SDK's own reader drops the affine."""
+    """Reader of one NIfTI file, or of one file per channel, that keeps the affine, which the SDK's own reader drops."""
 
     def __init__(self, fragment: Any, *arguments: Any, files: Sequence[Path], **options: Any) -> None:
         self.files = files
         super().__init__(fragment, *arguments, **options)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """One output."""
+        """Declare one output."""
         spec.output("image")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Emit the image (H, W, D) or (H, W, D, C) with what MONAI's readers tell of it."""
+        """Emit the image (H, W, D) or (H, W, D, C) with the same metadata as MONAI's readers give."""
         images = [nib.Nifti1Image.from_filename(file) for file in self.files]
         first = images[0]
         for file, image in zip(self.files, images, strict=True):
@@ -75,16 +75,16 @@ class NiftiSource(Operator):
 
 
 class OneSeries(DICOMSeriesSelectorOperator):
-    """Takes the series of a folder that holds one alone, and one that the SDK puts where it belongs.
+    """Selector of the only series of a folder, which refuses a series that the SDK would misplace.
 
-    The SDK (4.0.0) exchanges the spacing of rows and that of columns, and takes slices for evenly spaced.
+    The SDK (4.0.0) exchanges the spacing of rows with that of columns, and assumes that slices are evenly spaced.
     """
 
     def filter(self, selection_rules: Any, dicom_study_list: Any, *options: Any) -> Any:
-        """The SDK's selection of all series.
+        """Select all series, as the SDK does, and check them.
 
         Raises:
-            ValueError: when that is not one, its pixels are not square, or a slice is missing.
+            ValueError: when there is not exactly one series, its pixels are not square, or a slice is missing.
         """
         selected = super().filter(selection_rules, dicom_study_list, *options)
         found = [one.series for study in selected for one in study.selected_series]
@@ -104,18 +104,18 @@ class OneSeries(DICOMSeriesSelectorOperator):
 
 
 class NiftiSink(Operator):
-    """Writes the mask on the grid of the image that it was made from."""
+    """Writer of the mask as NIfTI, on the grid of its image."""
 
     def __init__(self, fragment: Any, *arguments: Any, file: Path, **options: Any) -> None:
         self.file = file
         super().__init__(fragment, *arguments, **options)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """One input."""
+        """Declare one input."""
         spec.input("pred")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Write what the bundle operator sends, whose axes are those of DICOM (D, W, H)."""
+        """Write the mask from the bundle operator, whose axes are those of DICOM (D, W, H)."""
         mask = op_input.receive("pred")
         affine = np.asarray(mask.metadata()["original_affine"])
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -123,11 +123,11 @@ class NiftiSink(Operator):
 
 
 class Segmentation(Application):
-    """Image, bundle, mask.
+    """Application that reads an image, runs the bundle and writes the mask.
 
     Args:
         model: TorchScript file of ``python -m hybridmim_components export``.
-        images: a NIfTI file, one for each channel, or a folder that holds a DICOM series.
+        images: one NIfTI file, one NIfTI file per channel, or a folder with a DICOM series.
         output: NIfTI file of the mask.
     """
 
@@ -163,7 +163,7 @@ def check(model: Path, images: Sequence[Path]) -> None:
     """Check the arguments before anything runs.
 
     Raises:
-        FileNotFoundError: when a file does not exist; of the model, tells what writes it.
+        FileNotFoundError: when a file does not exist. For the model, the message names the command that writes it.
         ValueError: when there are more or fewer files than the bundle has channels.
     """
     if not model.is_file():

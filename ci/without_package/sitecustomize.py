@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""With this folder on PYTHONPATH the package cannot be imported: what runs has only what an exported bundle brings."""
+"""Block imports of hybridmim_components in every Python process that has this folder on PYTHONPATH."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""HybridMIM itself: which voxels are masked, what the network must tell, and how it is trained to.
+"""The method HybridMIM: masks, the partial region, the losses and the pre-training model.
 
 Paper: https://arxiv.org/abs/2303.10333
 """

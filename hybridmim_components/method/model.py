@@ -37,7 +37,7 @@ class HybridMIM(nn.Module):
     """Wrap a stock MONAI network for HybridMIM pre-training (Xing et al., https://arxiv.org/abs/2303.10333).
 
     ``model.network`` stays the stock network: it segments whole inputs, and its state dict is what fine-tuning loads.
-    Only the heads and the mask's fill are added beside it. Any other entry of :mod:`.backbones` works alike.
+    Only the heads and the mask's fill are added beside it. It can be any network that :mod:`.backbones` describes.
 
     The number and location heads see every bottleneck voxel of their sub-volume in its place: a mean over the voxels
     would not tell which of them saw a masked patch.
@@ -50,7 +50,7 @@ class HybridMIM(nn.Module):
         network: a stock network that :func:`.backbones.backbone_of` knows.
         grid: sub-volumes and patches of the crops.
         mask_fill: what a masked voxel becomes, see :class:`.mask_fill.MaskFill`.
-        fill_value: of the mask fills ``constant`` and ``token``; outside the range of the images.
+        fill_value: value for the mask fills ``constant`` and ``token``, outside the range of the images.
         output_activation: ``sigmoid`` for images in 0..1, ``identity`` for z-scored ones.
         partial_region: whether to decode the region in training mode too.
         perception: whether to compute the number and location heads.
@@ -114,11 +114,11 @@ class HybridMIM(nn.Module):
         self._target_checked = False
 
     def apply_mask(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Crops (B, C, *image_size) with their masked voxels filled; ``mask`` is boolean (B, S, P)."""
+        """Fill the masked voxels of crops (B, C, *image_size); ``mask`` is boolean (B, S, P)."""
         return self.mask_fill(x, expand_mask(mask, self.grid))
 
     def forward(self, x: Tensor, mask: Tensor, region: Region) -> dict[str, Tensor]:
-        """Compute what the losses compare.
+        """Compute the outputs that the losses compare.
 
         Args:
             x: unmasked crops (B, C, *image_size).
@@ -126,13 +126,13 @@ class HybridMIM(nn.Module):
             region: partial region to decode.
 
         Returns:
-            ``masked`` (B, C, *image_size), what the network saw; ``reconstruction`` (B, C, *region) unless it is off
-            and the model in training mode; ``number`` (B, S, P + 1) and ``location`` (B, S, P) logits unless perception
-            is off; ``view1`` and ``view2`` (B, F) in training mode unless the contrast is off.
+            ``masked`` (B, C, *image_size), the input of the network; ``reconstruction`` (B, C, *region), in training
+            mode only if ``partial_region`` is on; ``number`` (B, S, P + 1) and ``location`` (B, S, P), logits, if
+            ``perception`` is on; ``view1`` and ``view2`` (B, F), in training mode if ``contrast`` is on.
 
         Raises:
-            ValueError: when x is not of the grid's size, or, at the first call, holds what the output activation cannot
-                reach.
+            ValueError: when x is not of the grid's size, or when the first x holds values that the output activation
+                cannot reach.
         """
         if tuple(x.shape[2:]) != self.grid.image_size:
             raise ValueError(f"crops must have the grid's size {self.grid.image_size}, got {tuple(x.shape[2:])}")
@@ -159,7 +159,7 @@ class HybridMIM(nn.Module):
         return outputs
 
     def tokens(self, bottleneck: Tensor) -> Tensor:
-        """What the number and location heads see of each sub-volume, (B, S, values), in the C order of the grid."""
+        """Return the input of the number and location heads for each sub-volume, (B, S, values), in C order."""
         return split_subvolumes(bottleneck, self.grid)
 
     def _second_view(self, masked: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class HybridMIM(nn.Module):
             return _pool_tokens(self.backbone.encode(self.network, masked)[-1])
 
     def _check_target(self, x: Tensor) -> None:
-        """Refuse images that a sigmoid cannot reach; once, since each look at a value waits for the device."""
+        """Refuse images that a sigmoid cannot reach. Only the first are checked, since a check waits for the device."""
         if self._target_checked or self.output_activation != "sigmoid":
             return
         self._target_checked = True
@@ -189,7 +189,7 @@ class HybridMIM(nn.Module):
 
 
 def _pool_tokens(bottleneck: Tensor) -> Tensor:
-    """Mean over all tokens of the bottleneck, (B, C)."""
+    """Return the mean over all tokens of the bottleneck, (B, C)."""
     return bottleneck.flatten(2).mean(-1)
 
 

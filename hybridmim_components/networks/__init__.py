@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Stock networks as the method needs them: divided into encoder and decoder, with dropout, fast, free of scale."""
+"""Adaptation of stock networks to the method: encoder and decoder, dropout, speed of training, scale of weights."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How a stock MONAI network divides into encoder and decoder: the one place that knows a backbone's module names.
+"""Descriptions of stock MONAI networks: where each divides into encoder and decoder, and how its modules are called.
 
-A third backbone is one subclass of :class:`Backbone`, here or in a module that a config's ``imports`` name.
+To add a backbone, write a subclass of :class:`Backbone`, here or in a module that a config's ``imports`` name.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class Backbone(ABC):
     def encode(self, network: Network, x: Tensor) -> list[Tensor]:
         """Feature maps (B, C_i, *spatial_i) that :meth:`decode` needs, finest first, the bottleneck last.
 
-        It runs on whole crops and once for each view: what the bottleneck does not depend on belongs to ``decode``.
+        It runs on whole crops, once for each view. Layers that the bottleneck does not need therefore belong in
+        ``decode``.
         """
 
     @abstractmethod
@@ -90,7 +91,7 @@ class Backbone(ABC):
 
 
 class BasicUNetBackbone(Backbone):
-    """``monai.networks.nets.BasicUNet``: five levels, each but the first behind a 2x max pooling."""
+    """``monai.networks.nets.BasicUNet``: five levels, with a 2x max pooling before each but the first."""
 
     network_class = BasicUNet
     output_layer = "final_conv"

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How a network is computed, not what: the knobs that trade memory, start-up and speed for one another."""
+"""Settings that trade memory, start-up time and speed of a network for one another, not what it computes."""
 
 from __future__ import annotations
 

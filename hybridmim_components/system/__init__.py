@@ -9,4 +9,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the package needs of the operating system, Python and the command line: files, locks, signals, seeds, errors."""
+"""Tools for the operating system, Python and the command line: files, locks, signals, seeds, errors."""

@@ -108,13 +108,13 @@ def _acquire(folder: Path) -> BaseFileLock:
         lock = SoftFileLease(folder / _LEASE, lease_duration=_LEASE_SECONDS, timeout=wait, thread_local=False)
         lock.acquire()
     if (folder / _OWNER).is_file():
-        logger.info("%s in %s has ended without a word: its lock is void", _owner(folder), folder)
+        logger.info("%s in %s has ended without releasing its lock: its lock is void", _owner(folder), folder)
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
     owner = {"process": os.getpid(), "host": socket.gethostname(), "since": now}
     try:
         write_text(folder / _OWNER, json.dumps(owner))
     except OSError as error:
-        logger.warning("Another run will not be told who uses %s: %s", folder, error)
+        logger.warning("Another run cannot see who uses %s: %s", folder, error)
     return lock
 
 

@@ -154,7 +154,7 @@ def check_bundle(root: Path, source: str | None = None) -> dict[str, Any]:
         raise ValueError(f"metadata.json must be a JSON object, cannot read that of {source}: {error}") from error
     lacking = [key for key in ("name", "version", "monai_version", "network_data_format") if key not in metadata]
     if lacking:
-        raise ValueError(f"metadata.json must have {', '.join(lacking)}, in that of {source} it is missing")
+        raise ValueError(f"metadata.json must have {', '.join(lacking)}, which are missing in {source}")
     weights = root / "models" / "model.pt"
     if weights.is_file():
         if "mask_ratio" in read_weights(weights)[1]:

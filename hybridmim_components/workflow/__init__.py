@@ -9,4 +9,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a run is made of: checks before it, engines and handlers in it, a way to go on after it was interrupted."""
+"""Parts of a run: checks before it starts, its engines and handlers, and resuming after an interruption."""

@@ -111,7 +111,7 @@ def _finished(path: Path) -> bool:
 def _is_same_run(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> bool:
     here = {**here, "processes": idist.get_world_size()}
     if any(there.get(key) != here.get(key) for key in FINGERPRINTS):
-        logger.warning("The unfinished run in %s saw other volumes: it is not gone on with", folder)
+        logger.warning("The unfinished run in %s saw other volumes, so this run does not resume it", folder)
         return False
     names = sorted((there.keys() | here.keys()) - {*FINGERPRINTS, *_IRRELEVANT})
     changed = [f"{n} was {there.get(n)}, is {here.get(n)}" for n in names if there.get(n) != here.get(n)]

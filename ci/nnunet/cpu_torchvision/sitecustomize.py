@@ -9,10 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Lets PyPI's torchvision import beside a CPU build of torch: on PYTHONPATH, Python runs this as it starts.
+"""Make PyPI's torchvision importable beside a CPU build of torch. Python runs this file if its folder is on PYTHONPATH.
 
-nnU-Net looks for a trainer in all of its modules, some of which import timm, and so torchvision, whose compiled library
-is for CUDA. Where that does not load, torchvision fails to describe these operators, which nobody calls here.
+nnU-Net searches all of its modules for a trainer. Some of them import timm, which imports torchvision. The compiled
+library of torchvision is for CUDA. If it cannot be loaded, the import fails because these operators are not defined.
+Nothing here calls them.
 """
 
 import torch

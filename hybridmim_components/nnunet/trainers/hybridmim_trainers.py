@@ -34,7 +34,7 @@ class WarmUpPolyLRScheduler(PolyLRScheduler):
     checkpoint without ``weights_only=False``.
 
     Args:
-        optimizer: optimizer whose learning rate is set.
+        optimizer: optimiser whose learning rate is set.
         initial_lr: learning rate at the end of the warm-up.
         max_steps: epochs of the training.
         warm_up: epochs of the warm-up, at most a tenth of the training.
@@ -74,7 +74,7 @@ class nnUNetTrainer_HybridMIM(nnUNetTrainer):  # noqa: N801
         self.warm_up = 50
 
     def configure_optimizers(self) -> tuple[Optimizer, Any]:
-        """Return nnU-Net's optimizer and a schedule with warm-up."""
+        """Return nnU-Net's optimiser and a schedule with warm-up."""
         optimizer, _ = super().configure_optimizers()
         return optimizer, WarmUpPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.warm_up)
 
