@@ -23,7 +23,6 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import verify_net_in_out
-from monai.transforms import Compose
 from render_bundles import SOURCE, read_performance
 
 from hybridmim_components.data import DATASETS
@@ -210,7 +209,7 @@ def test_two_ct_bundles_of_a_backbone_differ_by_the_dataset_alone(spleen, step: 
         assert differences(*configs) <= BY_DATASET[step]
 
 
-def transforms_of(items: list[dict[str, Any]], **references: Any) -> Compose:
+def transforms_of(items: list[dict[str, Any]], **references: Any) -> list[Any]:
     return ConfigParser({"imports": ["$import torch"], "t": items, **references}).get_parsed_content("t")
 
 
@@ -221,7 +220,7 @@ def test_brats_regions_become_the_labels_of_the_release(brats) -> None:
     regions = {(0, 0, 0): 0, (0, 1, 0): 2, (1, 1, 0): 1, (1, 1, 1): 4, (0, 0, 1): 4, (1, 0, 0): 1}
     logits = torch.tensor(list(regions), dtype=torch.float32).T.reshape(3, -1, 1, 1) * 8 - 4
     item = {"pred": logits}
-    for transform in decode.transforms:
+    for transform in decode:
         item = transform(item)
     assert item["pred"].flatten().tolist() == list(regions.values())
     assert item["pred"].shape == (1, len(regions), 1, 1)

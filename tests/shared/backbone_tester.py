@@ -177,7 +177,7 @@ class BackboneTester:
         assert all(torch.equal(state[name], trained.state_dict()[name]) for name in report.loaded)
         norms = scale_free_norms(again := sample.network(CHANNELS + 1, CLASSES + 2))
         assert set(load_pretrained(again, tmp_path / "model.pt").rescaled) == set(norms)
-        assert all(torch.isclose(again.get_parameter(n).norm(), norm) for n, norm in norms.items())
+        assert all(torch.isclose(again.get_parameter(n).norm(), norm, rtol=1e-3) for n, norm in norms.items())
 
     def test_restoring_the_scale_keeps_the_output(self, sample: Sample) -> None:
         network, x = sample.network().double().eval(), 100 * sample.images(1).double()
