@@ -92,24 +92,26 @@ def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> di
         found = [best[name] for best in (alike, other) for name in (arm, model) if name in best]
         if not found:
             raise SystemExit(f"few_labels: tune {model} first: {path} has no learning rate of it for {steps} steps")
-        chosen[arm] = found[0]
+        chosen[arm], is_largest = found[0]
+        if is_largest:
+            what = f"the best rate of {arm} with {labels or 'all'} labels and {steps} steps"
+            print(f"few_labels: {what} is the largest that was tried, {chosen[arm]}: try larger ones", file=sys.stderr)
     return chosen
 
 
-def best_rates(path: Path, labels: int, steps: int) -> dict[str, float]:
-    """Return the best learning rate of each arm among those that all tuning seeds have; of equals, the first row's."""
+def best_rates(path: Path, labels: int, steps: int) -> dict[str, tuple[float, bool]]:
+    """Return the best learning rate of each arm, and whether it is the largest that was tried.
+
+    Only rates that all tuning seeds have count. Of equally good ones, the first in the file is taken.
+    """
     found: dict[tuple[str, float], list[float]] = {}
     for row in read_rows(path):
         if int(row["steps"]) == steps and int(row["labels"]) == labels:
             found.setdefault((row["arm"], float(row["learning_rate"])), []).append(float(row["dice"]))
     complete = {key: statistics.mean(values) for key, values in found.items() if len(values) == len(TUNING_SEEDS)}
-    best: dict[str, float] = {}
+    best: dict[str, tuple[float, bool]] = {}
     for arm, rate in sorted(complete, key=lambda key: complete[key], reverse=True):
-        best.setdefault(arm, rate)
-    for arm, rate in best.items():
-        if rate == max(tried for name, tried in complete if name == arm):
-            what = f"the best rate of {arm} with {labels or 'all'} labels and {steps} steps"
-            print(f"few_labels: {what} is the largest that was tried, {rate}: try larger ones", file=sys.stderr)
+        best.setdefault(arm, (rate, rate == max(tried for name, tried in complete if name == arm)))
     return best
 
 

@@ -32,7 +32,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import shutil
 import sys
 import zipfile
@@ -41,17 +40,11 @@ from pathlib import Path
 from typing import Any
 
 from render_bundles import SOURCE, read_modality, read_performance
+from vendoring import PACKAGE, script_of, vendored
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = "hybridmim_components"
 PHANTOMS = "phantoms"
 _WARNING = "The weights were trained on synthetic phantoms: to try the bundle, not for patients."
-_ALIAS = re.compile(rf"\$import {PACKAGE}\.([\w.]+) as (\w+)")
-# MONAI knows a bundle's root only from `run` on, and imports `scripts` of whichever bundle came first
-_OWN_SCRIPTS = [
-    "$[sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] == 'scripts']",
-    "$sys.path.insert(0, @bundle_root)",
-]
 
 
 def export_bundle(
@@ -104,74 +97,11 @@ def export_bundle(
     for source in (path for path in _visible(package) if path.suffix == ".py"):
         target = folder / "scripts" / source.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(_script(source), encoding="utf-8")
+        target.write_text(script_of(source), encoding="utf-8")
     _place_weights(weights, folder, url)
     version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     _zip(folder, output / f"{folder.name}_v{version}.zip")
     return folder
-
-
-def vendored(config: dict[str, Any], step: str) -> dict[str, Any]:
-    """Return a config that imports ``scripts`` instead of the package, from the bundle's own folder.
-
-    MONAI runs import statements before ``initialize`` has set the path. Modules therefore become items of the config,
-    which are imported when they are first used. The engine is created at the end of ``initialize``, since another
-    bundle may replace ``scripts`` by its own before ``run``.
-
-    Args:
-        config: content of a config.
-        step: name of its file.
-    """
-    text = json.dumps(config)
-    if PACKAGE not in text:
-        return config
-    result: dict[str, Any] = {}
-    for key, value in config.items():
-        if key.lstrip("+") != "imports":
-            result[key] = value
-            continue
-        aliases = {alias: module for module, alias in _ALIAS.findall(json.dumps(value))}
-        result[key] = [statement for statement in value if not _ALIAS.fullmatch(statement)]
-        if key == "imports":
-            result[key] += ["$import importlib", "$import sys"]
-        result |= {alias: f"$importlib.import_module('scripts.{module}')" for alias, module in aliases.items()}
-    names = "engines|errors|overrides|distributed|inference"
-    # not the name of a file in a message
-    modules = re.compile(rf"(?<![\w.@#])({names})\.(?=\w)(?!json\b)")
-    result = _mapped(result, lambda text: modules.sub(r"@\1.", text))
-    initialize = next((key for key in result if key.lstrip("+") == "initialize"), None)
-    if initialize:
-        engines = {"evaluate": "$@validate#evaluator", "inference": "$@evaluator"}
-        engine = next((item for name, item in engines.items() if name in step), "$@train#trainer")
-        result[initialize] = [*_OWN_SCRIPTS, *result[initialize], engine]
-    return result
-
-
-def _mapped(value: Any, of_expression: Any) -> Any:
-    """Change every expression, and the package's name in every component."""
-    if isinstance(value, dict):
-        return {key: _mapped(inner, of_expression) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_mapped(inner, of_expression) for inner in value]
-    if not isinstance(value, str):
-        return value
-    if value.startswith("$") and not value.startswith(("$import ", "$importlib.")):
-        value = of_expression(value)
-    return value.replace(f"{PACKAGE}.", "scripts.")
-
-
-def _script(source: Path) -> str:
-    """Return the code of a module for ``scripts``, formatted by the zoo's isort and black.
-
-    Both change the code: some lines now fit into one, since ``scripts`` is a shorter name, and isort sorts it as a
-    third-party package.
-    """
-    import black
-    import isort
-
-    text = source.read_text(encoding="utf-8").replace(PACKAGE, "scripts")
-    text = isort.code(text, config=isort.Config(settings_file=str(ROOT / "ci" / "model_zoo" / "setup.cfg")))
-    return black.format_str(text, mode=black.Mode(line_length=120, magic_trailing_comma=False))
 
 
 class _Texts:

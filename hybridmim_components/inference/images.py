@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class CheckedImages:
             found = find_volumes(self.image_dir, modalities, skip_unreadable=True)
         return [{"image": image} for image in found]
 
-    def _require_different_names(self, sources: Any) -> None:
+    def _require_different_names(self, sources: Iterable[str]) -> None:
         names: dict[str, str] = {}
         for source in sources:
             if (other := names.setdefault(self._name_of(source), source)) != source:

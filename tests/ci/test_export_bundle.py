@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_bundle import _merged, export_bundle, vendored
+from export_bundle import export_bundle
+from monai.bundle import ConfigParser
 from render_bundles import SOURCE, read_performance
 from small_bundles import NAMES, small_bundle
+from vendoring import vendored
 
 from hybridmim_components.phantoms import write_msd_spleen
 
@@ -177,11 +179,11 @@ def test_frugal_inference_runs_without_the_package_as_overlay_and_as_part(
 
 @pytest.mark.parametrize("bundle", sorted((ROOT / "bundles").iterdir()), ids=lambda path: path.name.split("_", 1)[1])
 def test_every_expression_of_an_exported_config_is_python(bundle: Path) -> None:
-    files = {path.stem: [path] for path in (bundle / "configs").glob("*.json")}
-    files["merged_inference"] = [files[name][0] for name in ("inference", "frugal_inference")]
-    for step, paths in files.items():
-        config = vendored(_merged(*paths) if len(paths) > 1 else json.loads(paths[0].read_text()), step)
-        for text in strings_of(config):
+    configs = {path.stem: json.loads(path.read_text()) for path in (bundle / "configs").glob("*.json")}
+    merged = [str(bundle / "configs" / f"{name}.json") for name in ("inference", "frugal_inference")]
+    configs["merged_inference"] = dict(ConfigParser.load_config_files(merged))
+    for step, config in configs.items():
+        for text in strings_of(vendored(config, step)):
             if text.startswith("$") and not text.startswith("$import "):
                 # as MONAI does, which puts a variable in the place of every reference
                 ast.parse(re.sub(r"@(?:[\w#-]+)", "_", text[1:]).strip(), mode="eval")
