@@ -201,7 +201,10 @@ class Study:
         }
 
     def score(self, cell: Cell) -> dict[str, Any]:
-        """Fine-tune and score a cell; return its row of the table."""
+        """Fine-tune and score a cell; return its row of the table.
+
+        ``cpu_seconds`` are those of fine-tuning, and of its last start if it was interrupted.
+        """
         folder = self.work / "cells" / "_".join(cell.key)
         train = self._fine_tuning(cell, folder)
         seconds = self._run(["train"], folder, {**train, "validate#dataset#data": []})
