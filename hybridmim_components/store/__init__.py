@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from hybridmim_components.store.dataset import StoreDataset
 from hybridmim_components.store.index import PreparedStore, open_store
-from hybridmim_components.store.prepare_store import prepare_store
+from hybridmim_components.store.prepare_folders import prepare_store
 from hybridmim_components.store.selection import StoredPool, StoredVolumes, open_pool
 from hybridmim_components.store.settings import StoreSettings
 
