@@ -56,6 +56,9 @@ class FolderLock:
         folders: folders by the name of their setting, such as ``output_dir``. Missing folders are created. None stands
             for no folder.
 
+    Attributes:
+        folders: the locked folders by the name of their setting.
+
     Raises:
         OSError: in every process, when a folder cannot be written to or is in use. The message names the setting and
             the folder and, if it is in use, the host and process that use it.
@@ -64,7 +67,8 @@ class FolderLock:
     def __init__(self, **folders: str | Path | None) -> None:
         self._locks: list[BaseFileLock] = []
         self._release = weakref.finalize(self, _release, self._locks, os.getpid())
-        error = self._take({setting: Path(folder) for setting, folder in folders.items() if folder is not None})
+        self.folders = {setting: Path(folder) for setting, folder in folders.items() if folder is not None}
+        error = self._take()
         if idist.get_world_size() > 1:
             # torch's function, since ignite's cuts off text that is not ASCII
             errors = [""] * idist.get_world_size()
@@ -78,10 +82,10 @@ class FolderLock:
         """Release the folders. A second call does nothing."""
         self._release()
 
-    def _take(self, folders: dict[str, Path]) -> str:
+    def _take(self) -> str:
         """Lock the folders. Returns why one of them cannot be locked, or an empty text."""
         gc.collect()  # objects of a failed run in this process may still hold a lock
-        for setting, folder in folders.items():
+        for setting, folder in self.folders.items():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=folder):

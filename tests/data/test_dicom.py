@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,10 @@ def test_series_that_would_be_misplaced_are_refused_by_name_and_position(
     found = [{"image": path} for path in find_volumes(tmp_path)]
     with pytest.raises(ValueError, match=f"1 of 2 .*\n.*cannot read the image {bad}: .*{FAULTS[fault]}"):
         inspect_volumes(found)
-    assert list(inspect_volumes(found, skip_unreadable=True)) == [(str(good),)]
+    cache = tmp_path / "out" / "volumes.json"
+    assert list(inspect_volumes(found, cache, skip_unreadable=True)) == [(str(good),)]
+    left_out = json.loads((tmp_path / "out" / "left_out.json").read_text())["left_out"]
+    assert len(left_out) == 1 and str(bad) in left_out[0]
 
 
 @pytest.mark.parametrize("suffix", ["", ".ima", ".0001"])

@@ -14,12 +14,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 from monai.engines import Evaluator, Trainer
 
 from hybridmim_components.system.allocator import give_back
 from hybridmim_components.system.folder_lock import FolderLock
 from hybridmim_components.system.stop_signals import EXIT_CODE
+from hybridmim_components.workflow.engines.pretrainer import HybridMIMTrainer
+from hybridmim_components.workflow.run_record import RunRecord
 
 __all__ = ["run"]
 
@@ -29,13 +32,25 @@ def run(engine: Trainer | Evaluator, lock: FolderLock | None = None) -> None:
 
     Args:
         engine: trainer or evaluator. A trainer needs :class:`.handlers.Checkpoints`, which records that it was stopped.
-        lock: lock of the folders that the engine writes to; released at the end, also after a failure.
+        lock: lock of the folders that the engine writes to; released at the end, also after a failure. Its
+            ``output_dir`` gets a :class:`.RunRecord`.
     """
+    folders = lock.folders if lock else {}
+    record = RunRecord(folders["output_dir"], _step(engine), folders.get("ckpt_dir")) if folders else nullcontext()
     try:
-        engine.run()
+        with record as recorded:
+            engine.run()
+            if recorded:
+                recorded.stopped = getattr(engine.state, "stopped", False)
     finally:
         if lock is not None:
             lock.release()
         give_back()  # the process may live on, as MONAI Label's server does
     if getattr(engine.state, "stopped", False):
         sys.exit(EXIT_CODE)
+
+
+def _step(engine: Trainer | Evaluator) -> str:
+    if isinstance(engine, Evaluator):
+        return "evaluate"
+    return "pretrain" if isinstance(engine, HybridMIMTrainer) else "train"

@@ -9,14 +9,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Handler that writes Dice and HD95 of an evaluation to two CSV files, one for the cases and one for the means."""
+"""Handler that writes Dice and HD95 of an evaluation to two CSV files, and the files of its cases to a JSON file."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +28,8 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
+from hybridmim_components.data.datasets import holds_hounsfield, label_names
+from hybridmim_components.data.volumes import image_files
 from hybridmim_components.system.files import write_text
 from hybridmim_components.weights.case_groups import GROUPS, case_name
 from hybridmim_components.workflow.segmentation_scores import ClassScore, MeanScore, mean_scores, segmentation_scores
@@ -52,14 +56,21 @@ class EvaluationReport:
     a case is the ``case_id`` of the batch item, or else that of the label's file. In a multi-process run only rank 0
     writes: its own cases as they come, and the cases of all ranks at the end.
 
+    With ``files``, ``<prefix>_files.json`` tells the report page where the images are: ``labels`` (names by label
+    value), ``hounsfield`` (whether the images hold HU), and ``cases``, each with its ``image`` (list of files) and
+    ``label``. Its paths are absolute.
+
     Args:
-        output_dir: folder of the two files, created if missing.
+        output_dir: folder of the files, created if missing.
         class_names: one name per class, without background.
         prefix: beginning of the file names.
         figures: what the weights have seen of each case, by the name of the case: one of :data:`.case_groups.GROUPS`.
             It is written into each row; a case without an entry is ``unknown``.
         include_background_channel: True: channel 0 of ``pred`` and ``label`` is background and is not scored (softmax).
             False: every channel is a class (sigmoid).
+        files: items of the data list, with ``image`` and ``label``; None: no JSON file.
+        dataset: name of the data set, see :func:`.datasets.dataset_of`; needed with ``files``.
+        dataset_dir: folder of the data set; needed with ``files``.
 
     Raises:
         ValueError: if ``class_names`` is not a sequence of distinct names, or ``figures`` has an unknown group.
@@ -72,17 +83,22 @@ class EvaluationReport:
         prefix: str = "evaluation",
         figures: Mapping[str, str] | None = None,
         include_background_channel: bool = True,
+        files: Sequence[Mapping[str, Any]] | None = None,
+        dataset: str = "",
+        dataset_dir: str | Path = "",
     ) -> None:
         if isinstance(class_names, str) or not class_names or len(set(class_names)) != len(class_names):
             raise ValueError(f"class_names must be a list of distinct names, got {class_names!r}")
         if not isinstance(figures or {}, Mapping) or not set((figures or {}).values()) <= set(GROUPS):
             raise ValueError(f"figures must be one of {GROUPS} by the name of each case, got {figures!r}")
-        self.cases_path = Path(output_dir) / f"{prefix}_cases.csv"
-        self.summary_path = Path(output_dir) / f"{prefix}_summary.csv"
+        self.cases_path, self.summary_path, self.files_path = (
+            Path(output_dir) / f"{prefix}_{name}" for name in ("cases.csv", "summary.csv", "files.json")
+        )
         self.class_names = tuple(class_names)
         self.figures = figures or {}
         self.first_channel = int(include_background_channel)
         self.cases: list[_Case] = []
+        self.files = _described(files, dataset, dataset_dir) if files is not None else None
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, which may run several times; each run starts a new report."""
@@ -92,6 +108,8 @@ class EvaluationReport:
 
     def _start(self) -> None:
         self.cases = []
+        if self.files and idist.get_rank() == 0:
+            write_text(self.files_path, json.dumps(self.files, indent=2) + "\n")
 
     def _collect(self, engine: Engine) -> None:
         batch, output = engine.state.batch, engine.state.output
@@ -162,6 +180,18 @@ class EvaluationReport:
             for m in means:
                 line = "%-*s  %6.4f  %9.2f  %5d  %6d"
                 logger.info(line, width, m.class_name, m.dice, m.hd95_mm, m.cases, m.absent_cases)
+
+
+def _described(items: Sequence[Mapping[str, Any]], dataset: str, dataset_dir: str | Path) -> dict[str, Any]:
+    cases = {
+        case_name(item): {
+            "image": [os.path.abspath(file) for file in image_files(item["image"])],
+            "label": os.path.abspath(item["label"]),
+        }
+        for item in items
+    }
+    labels = {str(value): name for value, name in label_names(dataset, dataset_dir).items() if value}
+    return {"labels": labels, "hounsfield": holds_hounsfield(dataset, dataset_dir), "cases": cases}
 
 
 def _merge_ranks(cases_by_rank: Iterable[list[_Case]]) -> list[_Case]:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +106,16 @@ def test_every_case_and_the_means(
         report.summary_path.name,
     }
     assert "liver   0.8333       0.67      3       0" in caplog.text
+
+
+def test_the_files_of_the_cases_are_kept_for_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    items = [{"case_id": f"case_{i}", "image": ["a.nii", "b.nii"], "label": "l.nii"} for i in (1, 2, 3)]
+    evaluate(EvaluationReport("out", CLASSES, files=items, dataset="msd_liver"), CASES)
+    found = json.loads((tmp_path / "out" / "evaluation_files.json").read_text())
+    assert found["labels"] == {"1": "liver", "2": "tumour"} and found["hounsfield"] is True
+    expected = {"image": [str(tmp_path / name) for name in ("a.nii", "b.nii")], "label": str(tmp_path / "l.nii")}
+    assert found["cases"] == {f"case_{i}": expected for i in (1, 2, 3)}
 
 
 def test_spacing_is_that_of_an_oblique_affine(tmp_path: Path) -> None:
