@@ -30,7 +30,7 @@ Usage: ./quickstart.sh [--bundle NAME] [--dataset-dir DIR] [--unlabelled-dirs DI
                        [--fold N|standard|all] [--output DIR] [--no-install] [--help]
 
 Pre-trains a small network by HybridMIM, fine-tunes it, evaluates it on cases that it has not seen, segments new images, and
-ends with a table and overview.png. Without --dataset-dir it does so on phantoms that it makes: CT-like abdomens or MR-like
+ends with a table, overview.png and report.html. Without --dataset-dir it does so on phantoms that it makes: CT-like abdomens or MR-like
 brains; the hippocampus bundles download their data set of real patients (27 MB) instead. Each step is the bundle's own
 config, shrunk by overrides. A step that is done is not done again: remove --output for that.
 
@@ -169,4 +169,6 @@ fi
 printf '\n'
 python -m hybridmim_components overview "$output" --dataset_dir "$dataset_dir" --dataset "$dataset" --title "$title" \
     ${modalities[@]:+"${modalities[@]}"}
+python -m hybridmim_components report "$output" --title "$title" >/dev/null
+printf '%-52s%s\n' "page with volumes and figures" "$output/report.html"
 echo "quickstart: $((SECONDS - started)) s after installation"

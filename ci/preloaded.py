@@ -31,7 +31,7 @@ _CONTEXT.set_forkserver_preload(
     ["monai.bundle", "monai.engines", "monai.handlers", "monai.networks.nets", "monai.transforms", "itk"]
     + [
         f"hybridmim_components.{name}"
-        for name in ("data", "method.losses", "networks", "workflow.engines", "workflow.handlers", "workflow.overview")
+        for name in ("data", "method.losses", "networks", "workflow.engines", "workflow.handlers", "report")
     ]
 )
 

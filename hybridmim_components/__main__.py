@@ -26,9 +26,9 @@ from hybridmim_components.data.volumes import quieten_readers
 from hybridmim_components.deployment import export
 from hybridmim_components.nnunet import pretrain, read_plan, training_command
 from hybridmim_components.phantoms import write_phantoms
+from hybridmim_components.report import draw_overview, summary, write_report
 from hybridmim_components.store import StoreSettings, prepare_store
 from hybridmim_components.weights.hub import pull, push
-from hybridmim_components.workflow.overview import draw_overview, summary
 
 __all__ = ["main"]
 
@@ -152,6 +152,21 @@ def overview(
     return summary(run_dir)
 
 
+def report(*run_dirs: str, output: str | None = None, title: str = "", max_mib: float = 25) -> str:
+    """Write report.html: what a run learnt and how well it segments, with the volumes of its cases in 3D.
+
+    The page needs no network and can be sent to a colleague. It shows the cases of the first run. Further runs are
+    compared with it.
+
+    Args:
+        run_dirs: folders of runs; each is the output of a step, or holds outputs of steps.
+        output: target file; default: report.html in the first folder.
+        title: headline.
+        max_mib: size of the page in MiB. Volumes that do not fit are left out, the best segmented cases first.
+    """
+    return str(write_report(run_dirs, output, title, max_mib))
+
+
 def nnunet(
     dataset: str | int,
     output: str,
@@ -194,6 +209,7 @@ def main() -> None:
             "prepare": prepare,
             "pull": pull,
             "push": push,
+            "report": report,
         }
         fire.Fire(commands, name="hybridmim_components")
     except (ValueError, OSError) as error:

@@ -37,6 +37,7 @@ def test_it_ends_with_a_dice_above_0_8_on_unseen_phantoms_and_does_nothing_twice
     assert float(line.split()[2]) > 0.8
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "models").rglob("*.pt")}
     assert len(before) == 3 and (tmp_path / "out" / "overview.png").is_file()
+    assert "4 of 4 cases have" in " ".join((tmp_path / "out" / "report.html").read_text(encoding="utf-8").split())
     second = quickstart(tmp_path, "--output", "out")
     assert second.stdout.count("is done already") == 4
     assert before == {p: p.stat().st_mtime_ns for p in before}

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,13 @@ from matplotlib.lines import Line2D
 
 from hybridmim_components.data.datasets import label_names, read_cases
 from hybridmim_components.data.volumes import image_files
-from hybridmim_components.method.losses import LOSS_TERMS
+from hybridmim_components.report.curves import smooth
+from hybridmim_components.report.run_folders import Row, read_table
+from hybridmim_components.report.verdicts import HELD_OUT, start_and_end, terms_of
 
-__all__ = ["draw_overview", "read_curve", "summary"]
+__all__ = ["draw_overview", "summary"]
 
-Row = dict[str, str]
 Labels = dict[int, str]
-_HELD_OUT = {
-    "val_masked_error_share": "masked error, share of guessing",
-    "val_number_within_one": "number of masked patches, at most one off",
-    "val_location_accuracy": "location of masked patches, balanced",
-}
 _TITLES = {
     "unseen": "Segmentation of test cases: seen by no training, and their Dice chose nothing",
     "validation": "Segmentation of held-out cases: not trained on, but their Dice chose the best epoch",
@@ -94,18 +89,6 @@ def draw_overview(
     return target
 
 
-def read_curve(path: str | Path) -> list[Row]:
-    """Read the rows of a CSV file that :class:`.handlers.History` or :class:`.handlers.EvaluationReport` wrote.
-
-    Raises:
-        FileNotFoundError: when the step that writes it has not run.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no {path}: the step that writes it has not run")
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def summary(run_dir: str | Path) -> str:
     """Return a table of a run as text: start and end of each loss, Dice and HD95 per class, and the path of each file.
 
@@ -113,22 +96,22 @@ def summary(run_dir: str | Path) -> str:
     guessing is a loss divided by the loss of a guess that ignores the image. 1 means that nothing was learned.
     """
     run = Path(run_dir)
-    pretraining, validation = (read_curve(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
-    training = read_curve(run / "train" / "training.csv")
-    rows = [("pre-training, train_loss", *_start_and_end(pretraining, "train_loss"))]
+    pretraining, validation = (read_table(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
+    training = read_table(run / "train" / "training.csv")
+    rows = [("pre-training, train_loss", *start_and_end(pretraining, "train_loss"))]
     rows += [
-        (f"pre-training, {t}, share of guessing", *_start_and_end(pretraining, f"{t}_share"))
-        for t in _terms(pretraining)
+        (f"pre-training, {t}, share of guessing", *start_and_end(pretraining, f"{t}_share"))
+        for t in terms_of(pretraining)
     ]
     rows += [
-        (f"held-out {text}", *_start_and_end(validation, name))
-        for name, text in _HELD_OUT.items()
+        (f"held-out {text}", *start_and_end(validation, name))
+        for name, text in HELD_OUT.items()
         if name in validation[0]
     ]
-    rows.append(("fine-tuning, train_loss", *_start_and_end(training, "train_loss")))
+    rows.append(("fine-tuning, train_loss", *start_and_end(training, "train_loss")))
     lines = [f"{'':52s}{'start':>10s}{'end':>10s}", *(f"{n:52s}{a:10.4f}{b:10.4f}" for n, a, b in rows), ""]
     lines.append(f"{'evaluation':52s}{'Dice':>10s}{'HD95 mm':>10s}{'cases':>8s}")
-    for row in read_curve(run / "evaluate" / "evaluation_summary.csv"):
+    for row in read_table(run / "evaluate" / "evaluation_summary.csv"):
         name = f"{row['class']} ({row['figures']})"
         lines.append(f"{name:52s}{_number(row['dice']):>10s}{_number(row['hd95_mm'], 2):>10s}{row['cases']:>8s}")
     files = {
@@ -144,34 +127,23 @@ def summary(run_dir: str | Path) -> str:
     return "\n".join(lines)
 
 
-def _terms(rows: Sequence[Row]) -> list[str]:
-    """Return the loss terms that a pre-training used."""
-    return [term for term in LOSS_TERMS if f"{term}_share" in rows[0]]
-
-
 def _number(text: str, digits: int = 4) -> str:
     return f"{float(text):.{digits}f}" if text else "-"
 
 
-def _start_and_end(rows: Sequence[Row], name: str) -> tuple[float, float]:
-    values = [float(row[name]) for row in rows]
-    span = max(1, len(values) // 10)
-    return float(np.mean(values[:span])), float(np.mean(values[-span:]))
-
-
 def _draw_curves(figure: Any, run: Path) -> None:
-    pretraining, validation = (read_curve(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
-    training, dice = (read_curve(run / "train" / f"{n}.csv") for n in ("training", "validation"))
+    pretraining, validation = (read_table(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))
+    training, dice = (read_table(run / "train" / f"{n}.csv") for n in ("training", "validation"))
     left, middle, right = figure.subplots(1, 3)
     # without consistency: two heads that guess agree with each other, so a low value alone says nothing
-    for term in [term for term in _terms(pretraining) if term != "consistency"]:
-        left.plot(_epochs(pretraining), _smooth([float(row[f"{term}_share"]) for row in pretraining]), label=term)
+    for term in [term for term in terms_of(pretraining) if term != "consistency"]:
+        left.plot(_epochs(pretraining), smooth([float(row[f"{term}_share"]) for row in pretraining]), label=term)
     left.axhline(1, color="black", linestyle="--", linewidth=1, label="as good as guessing")
     left.set_ylim(bottom=0)
     left.set_title("pre-training: losses as shares of guessing")
     middle.plot(_epochs(validation), [float(r["val_masked_error"]) for r in validation], "o-", color="tab:blue")
     middle.set_title("pre-training: masked error of held-out volumes")
-    right.plot(_epochs(training), _smooth([float(r["train_loss"]) for r in training]), label="training loss")
+    right.plot(_epochs(training), smooth([float(r["train_loss"]) for r in training]), label="training loss")
     right.plot(_epochs(dice), [float(r["val_mean_dice"]) for r in dice], "o-", label="validation Dice")
     right.set_title("fine-tuning")
     left.legend()
@@ -185,20 +157,13 @@ def _epochs(rows: Sequence[Row]) -> list[int]:
     return [int(row["epoch"]) for row in rows]
 
 
-def _smooth(values: Sequence[float]) -> np.ndarray:
-    """Return the running mean over a twentieth of the curve."""
-    span = max(1, len(values) // 20)
-    padded = np.pad(np.asarray(values), (span // 2, span - 1 - span // 2), mode="edge")
-    return np.convolve(padded, np.ones(span) / span, mode="valid")
-
-
 def _evaluated_cases(
     evaluate_dir: Path, dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None
 ) -> list[dict[str, Any]]:
     """Return the cases that have a mask, with the mean Dice of their classes."""
     cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir, modalities)}
     scores: dict[str, list[Row]] = {}
-    for row in read_curve(evaluate_dir / "evaluation_cases.csv"):
+    for row in read_table(evaluate_dir / "evaluation_cases.csv"):
         scores.setdefault(row["case"], []).append(row)
     found: list[dict[str, Any]] = []
     for case_id, rows in scores.items():

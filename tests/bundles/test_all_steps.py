@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -186,6 +187,23 @@ def test_the_overview_shows_the_whole_run(bundle, run: Callable, phantoms: Calla
     names = bundle.config("evaluate")["class_names"]
     for text in ("partial_region", "fine-tuning", f"{names[0]} (validation)", "masks of new images"):
         assert text in done.stdout
+
+
+def test_the_report_has_the_volumes_of_every_evaluated_case(bundle, run: Callable) -> None:
+    out = run(bundle)
+    done = subprocess.run(
+        [sys.executable, "-m", "hybridmim_components", "report", str(out)], capture_output=True, text=True, cwd=out
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "report.html") and done.stderr == ""
+    page = (out / "report.html").read_text(encoding="utf-8")
+    data = json.loads(page.partition('id="viewer-data">')[2].partition("</script>")[0])
+    cases = {row["case"] for row in rows(out / "evaluate" / "evaluation_cases.csv")}
+    assert {case["name"] for case in data["cases"]} == cases
+    channels = 4 if bundle.dataset == "brats2020" else 1
+    assert all(len(case["data"]["images"]) == channels for case in data["cases"])
+    assert (len(data["cases"][0]["data"]["windows"]) == 4) == (bundle.dataset not in ("brats2020", "msd_hippocampus"))
+    assert page.count("recipe of the weights</summary>") == 2 and page.count('<td class="text">finished</td>') == 3
 
 
 def test_weights_of_ct_start_a_network_for_four_modalities(

@@ -1,0 +1,159 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Volumes of an evaluated case as small NIfTI files in base64, for the viewer of the report page."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.transforms import Spacing
+
+from hybridmim_components.data.volumes import Image, VolumeRules, check_label, image_files, read_volume
+
+__all__ = ["CaseVolumes", "MOST_VOXELS", "read_case"]
+
+#: Larger volumes are shown at a coarser spacing. A CT of this size takes about 3 MB of the page.
+MOST_VOXELS = 2_000_000
+_HU = (-1024, 3071)
+
+
+@dataclass(frozen=True)
+class CaseVolumes:
+    """Volumes of a case on one grid, each as the base64 text of a ``.nii.gz`` file.
+
+    Attributes:
+        images: one file per channel. CT: int16 in HU, clipped to -1024..3071. MRI: uint8 with the header's scale.
+        truth: label values.
+        prediction: label values.
+        errors: 1 where the truth has a label and the prediction has none, 2 the other way round, 3 where they have
+            different labels.
+        focus: voxel of the files to look at first: the slices that hold most of the truth, or else of the prediction.
+        windows: display windows by name: least and largest value.
+        spacing: of the files, in mm.
+        reduced: whether they are coarser than the originals.
+        voxel_ml: volume of a voxel of the original label, in ml.
+        truth_ml: volume of all labels of the original truth, in ml.
+        predicted_ml: the same of the prediction.
+    """
+
+    images: tuple[str, ...]
+    truth: str
+    prediction: str
+    errors: str
+    focus: tuple[int, ...]
+    windows: Mapping[str, tuple[float, float]]
+    spacing: tuple[float, ...]
+    reduced: bool
+    voxel_ml: float
+    truth_ml: float
+    predicted_ml: float
+
+    @property
+    def size(self) -> int:
+        """Bytes that the volumes take in the page."""
+        return sum(len(text) for text in (*self.images, self.truth, self.prediction, self.errors))
+
+
+def read_case(
+    image: Image, label: str | Path, prediction: str | Path, hounsfield: bool, most_voxels: int = MOST_VOXELS
+) -> CaseVolumes:
+    """Read image, label and predicted mask, reduce them to at most ``most_voxels`` voxels, and pack them.
+
+    Args:
+        image: a file, or one per modality.
+        label: file of the truth.
+        prediction: file of the mask.
+        hounsfield: whether the image holds HU.
+        most_voxels: of each volume.
+
+    Raises:
+        FileNotFoundError: when a file is missing.
+        ValueError: when a file cannot be read, or label or mask does not lie on the grid of the image; names it.
+    """
+    volume = read_volume(image, rules=VolumeRules(channels=len(image_files(image))))
+    truth, predicted = (check_label(volume, str(file)) for file in (label, prediction))
+    volumes: dict[str, Any] = {"image": volume, "label": truth, "prediction": predicted}
+    original = tuple(float(mm) for mm in volume.pixdim)
+    voxel_ml = math.prod(original) / 1000
+    truth_ml, predicted_ml = (float((volumes[name] > 0).sum()) * voxel_ml for name in ("label", "prediction"))
+    spacing = _coarser(original, volume.shape[1:], most_voxels)
+    if spacing != original:
+        for name, mode in (("image", "bilinear"), ("label", "nearest"), ("prediction", "nearest")):
+            volumes[name] = Spacing(spacing, mode=mode)(volumes[name])
+    labels, masks = (volumes[name][0].numpy().round().astype(np.uint8) for name in ("label", "prediction"))
+    errors = np.select([(labels > 0) & (masks == 0), (labels == 0) & (masks > 0), labels != masks], [1, 2, 3])
+    affine = volumes["label"].affine.numpy()
+    images = [channel.numpy() for channel in volumes["image"]]
+    return CaseVolumes(
+        images=tuple(_image(channel, hounsfield, affine) for channel in images),
+        truth=_pack(labels, affine),
+        prediction=_pack(masks, affine),
+        errors=_pack(errors.astype(np.uint8), affine),
+        focus=_focus(labels if labels.any() else masks),
+        windows=_windows(images[0], hounsfield),
+        spacing=spacing,
+        reduced=spacing != original,
+        voxel_ml=voxel_ml,
+        truth_ml=truth_ml,
+        predicted_ml=predicted_ml,
+    )
+
+
+def _coarser(spacing: tuple[float, ...], size: Sequence[int], most_voxels: int) -> tuple[float, ...]:
+    """Return a spacing at which the volume has few enough voxels. The finest axes are coarsened first."""
+    least, found = min(spacing), spacing
+    extent = [mm * n for mm, n in zip(spacing, size, strict=True)]
+    while math.prod(math.ceil(whole / mm) for whole, mm in zip(extent, found, strict=True)) > most_voxels:
+        least *= 1.05
+        found = tuple(max(mm, least) for mm in spacing)
+    return found
+
+
+def _focus(labels: np.ndarray) -> tuple[int, ...]:
+    axes = range(labels.ndim)
+    return tuple(int((labels > 0).sum(tuple(set(axes) - {axis})).argmax()) for axis in axes)
+
+
+def _windows(channel: np.ndarray, hounsfield: bool) -> dict[str, tuple[float, float]]:
+    if hounsfield:
+        return {"soft tissue": (-160, 240), "liver": (0, 150), "lung": (-1350, 150), "bone": (-450, 1050)}
+    inside = channel[channel > channel.min()]
+    low, high = np.percentile(inside, (1, 99)) if inside.size else (channel.min(), channel.max() + 1)
+    return {
+        "1 to 99 %": (float(low), float(high)),
+        "bright": (float(low), float(low + (high - low) / 2)),
+        "all": (float(channel.min()), float(np.percentile(channel, 99.9))),
+    }
+
+
+def _image(channel: np.ndarray, hounsfield: bool, affine: np.ndarray) -> str:
+    """Pack a channel: HU as they are, other intensities as grey levels from 0 to 255 without the brightest 0.1 %."""
+    if hounsfield:
+        return _pack(channel.clip(*_HU).round().astype(np.int16), affine)
+    return _pack(channel.clip(max=np.percentile(channel, 99.9)), affine)
+
+
+def _pack(values: np.ndarray, affine: np.ndarray) -> str:
+    """Return the base64 text of a packed NIfTI file. Floats become uint8, with slope and intercept in the header."""
+    image = nib.Nifti1Image(values, affine)
+    if values.dtype.kind == "f":
+        image.set_data_dtype(np.uint8)
+    # no time in the packed file, so that the same case gives the same text
+    return base64.b64encode(gzip.compress(image.to_bytes(), mtime=0)).decode()

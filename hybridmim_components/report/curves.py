@@ -1,0 +1,87 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Learning curves as SVG text that takes its colours from the page, so that it is readable on light and dark."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hybridmim_components.report.run_folders import Row
+
+__all__ = ["LINE_COLOURS", "curves_svg", "smooth"]
+
+#: Okabe and Ito's colours that can be told apart by colour-blind readers and seen on white and on black.
+LINE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+_INK = "#010203"  # stands for the page's own text colour
+_DASHES = ("-", "--", "-.", ":")
+
+
+def curves_svg(
+    curves: Mapping[str, tuple[Sequence[Row], str]], ylabel: str, level: tuple[float, str] | None = None
+) -> Markup:
+    """Draw values against the epoch.
+
+    Args:
+        curves: for each name in the legend, rows of a CSV file and the column to draw. Long curves are smoothed.
+        ylabel: what the values are.
+        level: a value to draw as a horizontal line, with its name.
+
+    Returns:
+        An ``svg`` element.
+    """
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": ylabel, "font.size": 11}):
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        axis = figure.subplots()
+        for number, (name, (rows, column)) in enumerate(curves.items()):
+            values = smooth([float(row[column]) for row in rows])
+            style: dict[str, Any] = {
+                "color": LINE_COLOURS[number % len(LINE_COLOURS)],
+                "linestyle": _DASHES[number // 6 % 4],
+            }
+            marker = "o" if len(rows) <= 20 else None
+            axis.plot([int(row["epoch"]) for row in rows], values, marker=marker, markersize=4, label=name, **style)
+        if level:
+            axis.axhline(level[0], color=_INK, linestyle="--", linewidth=1, label=level[1])
+        axis.set_ylim(bottom=0)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel="epoch", ylabel=ylabel)
+        axis.tick_params(colors=_INK)
+        axis.grid(alpha=0.2, color=_INK)
+        for text in (axis.xaxis.label, axis.yaxis.label):
+            text.set_color(_INK)
+        for spine in axis.spines.values():
+            spine.set_color(_INK)
+        axis.legend(labelcolor=_INK, framealpha=0, fontsize=10)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    return Markup(svg[svg.index("<svg") :].replace(_INK, "currentColor"))
+
+
+def smooth(values: Sequence[float]) -> np.ndarray:
+    """Return the running mean over a twentieth of a curve.
+
+    Example:
+        >>> smooth([1.0, 2.0]).tolist()
+        [1.0, 2.0]
+    """
+    span = max(1, len(values) // 20)
+    padded = np.pad(np.asarray(values), (span // 2, span - 1 - span // 2), mode="edge")
+    return np.convolve(padded, np.ones(span) / span, mode="valid")

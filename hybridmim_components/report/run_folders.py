@@ -1,0 +1,115 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Where the outputs of a run's steps are: pre-training, fine-tuning and evaluation, each in a folder of its own."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hybridmim_components.system.files import read_json_object
+from hybridmim_components.workflow.run_record import RUN_FILE
+
+__all__ = ["STEPS", "RunFolders", "Row", "find_run", "read_table"]
+
+#: The steps of a run, in their order.
+STEPS = ("pretrain", "train", "evaluate")
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class RunFolders:
+    """Output folders of the steps of one run; None: the step has not run.
+
+    Attributes:
+        name: name of the run in tables and plots.
+        pretrain: output of pretrain.json.
+        train: output of train.json.
+        evaluate: output of evaluate.json.
+    """
+
+    name: str
+    pretrain: Path | None = None
+    train: Path | None = None
+    evaluate: Path | None = None
+
+    def table(self, step: str, name: str) -> list[Row]:
+        """Return the rows of a step's CSV file; an empty list if the step or its file is missing."""
+        folder: Path | None = getattr(self, step)
+        return read_table(folder / f"{name}.csv") if folder and (folder / f"{name}.csv").is_file() else []
+
+    def record(self, step: str) -> dict[str, Any]:
+        """Return a step's :class:`.RunRecord`, empty if there is none.
+
+        Raises:
+            ValueError: when the file is not a JSON object; names it.
+        """
+        folder: Path | None = getattr(self, step)
+        return _record(folder) if folder else {}
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """Read the rows of a CSV file that :class:`.handlers.History` or :class:`.handlers.EvaluationReport` wrote.
+
+    Raises:
+        FileNotFoundError: when the step that writes it has not run.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no {path}: the step that writes it has not run")
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def find_run(folder: str | Path) -> RunFolders:
+    """Find the outputs of the steps in a folder: the folder itself is one of them, or holds them.
+
+    Raises:
+        FileNotFoundError: when the folder does not exist or holds no output of a step.
+        ValueError: when it holds two outputs of the same step; names them.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"a run must be a folder, got {folder}")
+    found: dict[str, Path] = {}
+    for place in [root, *sorted(path for path in root.iterdir() if path.is_dir())]:
+        step = _step_of(place)
+        if step in found:
+            raise ValueError(f"a run has one folder for each step, got two of {step}: {found[step]} and {place}")
+        if step:
+            found[step] = place
+    if not found:
+        raise FileNotFoundError(f"no output of pretrain, train or evaluate in {folder}")
+    return RunFolders(root.resolve().name, **found)
+
+
+def _step_of(folder: Path) -> str | None:
+    """Return the step that wrote into a folder. Runs without a record are recognised by their files."""
+    step = _record(folder).get("step")
+    if step in STEPS:
+        return str(step)
+    if (folder / "evaluation_cases.csv").is_file():
+        return "evaluate"
+    if (folder / "training.csv").is_file():
+        columns = next(csv.reader((folder / "training.csv").open(encoding="utf-8")), [])
+        return "pretrain" if "partial_region_share" in columns else "train"
+    return None
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    if not (folder / RUN_FILE).is_file():
+        return {}
+    try:
+        return read_json_object(folder / RUN_FILE)
+    except ValueError as error:
+        raise ValueError(f"cannot read {folder / RUN_FILE}: {error}") from error

@@ -1,0 +1,63 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the report says of learning and of differences, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from hybridmim_components.report.verdicts import CaseScores, case_scores, learning_sentence, paired_difference
+
+
+def shares(**ends: float) -> list[dict[str, str]]:
+    """Rows of ten epochs that start at guessing."""
+    start = {f"{term}_share": "1.0" for term in ends}
+    return [start] * 9 + [{f"{term}_share": str(end) for term, end in ends.items()}]
+
+
+def scores(**dice: float) -> dict[str, CaseScores]:
+    return {name: CaseScores((), value, 1.0, "unseen") for name, value in dice.items()}
+
+
+def test_a_term_at_guessing_is_not_called_learnt() -> None:
+    sentence = learning_sentence(shares(partial_region=0.4, number=0.89, location=0.9, consistency=0.01, contrast=1.2))
+    learnt, _, rest = sentence.partition(" and did not learn ")
+    assert learnt == "Pre-training learnt partial region (0.40 of guessing), number (0.89 of guessing)"
+    assert rest == "location (0.90), contrast (1.20)."
+    assert learning_sentence(shares(number=math.nan)) == "Pre-training did not learn number (nan)."
+    assert learning_sentence([]) == "Pre-training has not finished an epoch."
+
+
+def test_a_case_has_the_means_of_the_classes_in_its_label_and_the_worst_comes_first() -> None:
+    def row(case: str, dice: float, voxels: int, hd95: float = 2.0) -> dict[str, str]:
+        values = {"case": case, "dice": dice, "hd95_mm": hd95, "label_voxels": voxels, "figures": "unseen"}
+        return {name: str(value) for name, value in values.items()}
+
+    found = case_scores(
+        [row("a", 0.9, 5), row("a", 1.0, 0, 0.0), row("b", 0.5, 5), row("b", 0.7, 5, 4.0), row("c", 1, 0)]
+    )
+    assert list(found) == ["b", "a", "c"]
+    assert (found["b"].dice, found["b"].hd95_mm) == pytest.approx((0.6, 3.0))
+    assert (found["a"].dice, found["a"].hd95_mm) == (0.9, 2.0) and math.isnan(found["c"].dice)
+
+
+def test_runs_are_compared_on_their_common_cases_with_an_interval_if_there_are_enough() -> None:
+    first = scores(a=0.8, b=0.7, c=0.6, d=0.9, e=math.nan)
+    found = paired_difference(first, scores(a=0.7, b=0.5, c=0.3, e=0.5, f=0.1))
+    assert found and found.cases == 3 and found.mean == pytest.approx(0.2)
+    # with three cases, the bootstrap's 95 % interval has the extremes as ends, or nearly so
+    assert 0.1 <= found.low < 0.2 < found.high <= 0.3
+    few = paired_difference(first, scores(a=0.7, b=0.5))
+    assert few and few.cases == 2 and math.isnan(few.low)
+    assert paired_difference(first, scores(x=0.5)) is None
