@@ -23,6 +23,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from hybridmim_components.system.errors import is_bundle_command
 
@@ -53,7 +54,7 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
     files = given.get("config_file")
     if not files:
         return
-    config = ConfigParser.load_config_files(_as_list(files))
+    config = {**_tracking(given.get("tracking")), **ConfigParser.load_config_files(_as_list(files))}
     own = (set(inspect.signature(run).parameters) - {"override"}) | {
         "workflow_name",
         "workflow_type",
@@ -81,6 +82,14 @@ def find_unknown(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
             nearest = difflib.get_close_matches(parts[0], [k for k in knobs if k != parts[0]], n=1)
             texts.append(name + (f" (did you mean {nearest[0]}?)" if nearest else ""))
     return texts
+
+
+def _tracking(chosen: str | None) -> dict[str, Any]:
+    """Return the settings that MONAI adds to a config with ``--tracking``, such as ``experiment_name``."""
+    if not chosen:
+        return {}
+    known: Mapping[str, Any] = DEFAULT_EXP_MGMT_SETTINGS
+    return dict((known.get(chosen) or ConfigParser.load_config_files(chosen))["configs"])
 
 
 def _exists(parts: Sequence[str], config: Any) -> bool:

@@ -63,12 +63,18 @@ def config_file(tmp_path: Path) -> str:
         ["run", "--config_file", "FILE", "--epochs", "2", "--learning-rate", "-1", "--meta_file", "m.json"],
         ["run", "--config_file", "['FILE','OVERLAY']", "--class_names", "['liver']"],
         ["run", "--config_file=FILE,OVERLAY", "--class_names", "x"],
+        ["run", "--config_file", "FILE", "--tracking", "mlflow", "--tracking_uri", "x", "--experiment_name", "y"],
         ["verify_net_in_out", "network_def", "--config_file", "FILE", "--epoch", "2"],
     ],
 )
 def test_command_lines_that_are_right_pass(config_file: str, words: list[str]) -> None:
     overlay = config_file.replace("train", "evaluate")
     check_overrides([PROGRAM, *(w.replace("FILE", config_file).replace("OVERLAY", overlay) for w in words)])
+
+
+def test_settings_of_tracking_are_unknown_without_it(config_file: str) -> None:
+    with pytest.raises(ValueError, match="unknown setting: tracking_uri"):
+        check_overrides([PROGRAM, "run", "--config_file", config_file, "--tracking_uri", "x"])
 
 
 def test_mistyped_overrides_are_refused(config_file: str) -> None:

@@ -97,7 +97,7 @@ def lower_is_better(current: float, best: float) -> bool:
 
 
 def _mean(name: str) -> Average:
-    return Average(output_transform=itemgetter(name))
+    return Average(output_transform=lambda output: output[0][name])
 
 
 def _validated(compute: Callable[[Mapping[str, Tensor], Mapping[str, Any]], Tensor]) -> Loss:

@@ -36,9 +36,10 @@ __all__ = ["HybridMIMTrainer", "perception_figures", "unchanged_share"]
 class HybridMIMTrainer(SupervisedTrainer):
     """Trainer of :class:`.method.HybridMIM` with :class:`.losses.HybridMIMLoss`.
 
-    ``state.output`` holds the total as ``loss``, each term by its name, ``partial_region_guess`` (see
-    :func:`.losses.visible_mean_error`), ``unchanged`` (see :func:`unchanged_share`), and the results of
-    :func:`perception_figures`.
+    ``state.output`` is a list with one entry for the whole batch, so that MONAI's own handlers (MLFlowHandler) find the
+    loss in it as in a decollated output. The entry is a dictionary that holds the total as ``loss``, each term by its
+    name, ``partial_region_guess`` (see :func:`.losses.visible_mean_error`), ``unchanged`` (see
+    :func:`unchanged_share`), and the results of :func:`perception_figures`.
 
     Args:
         loss_function: the loss.
@@ -48,6 +49,9 @@ class HybridMIMTrainer(SupervisedTrainer):
     def __init__(self, *, loss_function: HybridMIMLoss, **kwargs: Any) -> None:
         super().__init__(loss_function=self._total_loss, decollate=False, **kwargs)
         self.terms = loss_function
+
+    def _iteration(self, engine: Any, batchdata: Any) -> Any:
+        return [super()._iteration(engine, batchdata)]
 
     def _total_loss(self, outputs: dict[str, Tensor], targets: dict[str, Any]) -> Tensor:
         terms = self.terms(outputs, **targets)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
+from monai.handlers import from_engine
 from monai.networks.nets import BasicUNet
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -88,6 +89,8 @@ def test_one_epoch_reports_every_term_and_moves_the_weights(tmp_path) -> None:
     moved = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
     assert {"network.conv_0.conv_0.conv.weight", "network.upcat_1.convs.conv_1.conv.weight"} <= moved
     assert not any(n.startswith("network.final_conv") for n in moved)
+    # as MONAI's MLFlowHandler takes the loss from an output
+    assert from_engine(["loss"], first=True)(engine.state.output).ndim == 0
     lines = (tmp_path / "training.csv").read_text().splitlines()
     assert len(lines) == 3 and lines[0].startswith("epoch,iteration,train_loss")
 
