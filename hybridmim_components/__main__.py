@@ -162,9 +162,9 @@ def report(*run_dirs: str, output: str | None = None, title: str = "", max_mib: 
         run_dirs: folders of runs; each is the output of a step, or holds outputs of steps.
         output: target file; default: report.html in the first folder.
         title: headline.
-        max_mib: size of the page in MiB. Volumes that do not fit are left out, the best segmented cases first.
+        max_mib: size of viewer, previews and volumes in MiB. If they do not fit, the best cases have no volumes.
     """
-    return str(write_report(run_dirs, output, title, max_mib))
+    return str(write_report([str(folder) for folder in run_dirs], output, title, max_mib))
 
 
 def nnunet(

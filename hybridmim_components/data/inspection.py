@@ -54,7 +54,7 @@ def inspect_volumes(
         num_workers: number of threads.
         rules: requirements on the volumes; default: one channel and any label.
         skip_unreadable: log unusable volumes and leave them out, instead of raising. ``left_out.json`` beside the cache
-            names them for the report page.
+            names them.
 
     Returns:
         Fingerprints of each image, one per channel, by its files, see :func:`.volumes.image_files`.
@@ -101,7 +101,7 @@ def _inspect_all(
         if not skip_unreadable:
             raise ValueError(text)
         logger.warning("Left out: %s", text)
-    if cache_file is not None and skip_unreadable:
+    if cache_file is not None:
         write_text(Path(cache_file).with_name("left_out.json"), json.dumps({"left_out": errors}, indent=1))
     warn_of([f"{', '.join(files)}: {doubt}" for (files, _), (_, doubts) in sorted(known.items()) for doubt in doubts])
     return {files: digests for (files, _), (digests, _) in known.items()}

@@ -24,6 +24,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.transforms import Spacing
+from torch.nn.functional import adaptive_max_pool3d
 
 from hybridmim_components.data.volumes import Image, VolumeRules, check_label, image_files, read_volume
 
@@ -45,7 +46,8 @@ class CaseVolumes:
         errors: 1 where the truth has a label and the prediction has none, 2 the other way round, 3 where they have
             different labels.
         focus: voxel of the files to look at first: the slices that hold most of the truth, or else of the prediction.
-        windows: display windows by name: least and largest value.
+        windows: display windows of each image by name: least and largest value.
+        values: label values that occur.
         spacing: of the files, in mm.
         reduced: whether they are coarser than the originals.
         voxel_ml: volume of a voxel of the original label, in ml.
@@ -58,7 +60,8 @@ class CaseVolumes:
     prediction: str
     errors: str
     focus: tuple[int, ...]
-    windows: Mapping[str, tuple[float, float]]
+    windows: tuple[Mapping[str, tuple[float, float]], ...]
+    values: tuple[int, ...]
     spacing: tuple[float, ...]
     reduced: bool
     voxel_ml: float
@@ -85,35 +88,53 @@ def read_case(
 
     Raises:
         FileNotFoundError: when a file is missing.
-        ValueError: when a file cannot be read, or label or mask does not lie on the grid of the image; names it.
+        ValueError: when a file cannot be read, label or mask does not lie on the grid of the image, or a label value is
+            not in 0..255; names the file.
     """
-    volume = read_volume(image, rules=VolumeRules(channels=len(image_files(image))))
-    truth, predicted = (check_label(volume, str(file)) for file in (label, prediction))
+    if not Path(prediction).is_file():
+        raise FileNotFoundError(f"no mask {prediction}")
+    volume = read_volume(image, rules=VolumeRules(channels=_channels(image_files(image))))
+    truth, predicted = (check_label(volume, str(file), range(256)) for file in (label, prediction))
     volumes: dict[str, Any] = {"image": volume, "label": truth, "prediction": predicted}
     original = tuple(float(mm) for mm in volume.pixdim)
     voxel_ml = math.prod(original) / 1000
     truth_ml, predicted_ml = (float((volumes[name] > 0).sum()) * voxel_ml for name in ("label", "prediction"))
+    labels, masks = (volumes[name].as_tensor().round() for name in ("label", "prediction"))
+    kinds = ((labels > 0) & (masks == 0), (labels == 0) & (masks > 0), (labels != masks) & (labels > 0) & (masks > 0))
+    errors = sum(number * kind for number, kind in enumerate(kinds, 1))
     spacing = _coarser(original, volume.shape[1:], most_voxels)
     if spacing != original:
         for name, mode in (("image", "bilinear"), ("label", "nearest"), ("prediction", "nearest")):
             volumes[name] = Spacing(spacing, mode=mode)(volumes[name])
-    labels, masks = (volumes[name][0].numpy().round().astype(np.uint8) for name in ("label", "prediction"))
-    errors = np.select([(labels > 0) & (masks == 0), (labels == 0) & (masks > 0), labels != masks], [1, 2, 3])
+        # the largest of a voxel's neighbourhood, so that no small error is lost
+        errors = adaptive_max_pool3d(errors.float(), volumes["label"].shape[1:])
+    labels, masks, errors = (
+        np.asarray(found[0]).astype(np.uint8) for found in (volumes["label"], volumes["prediction"], errors)
+    )
     affine = volumes["label"].affine.numpy()
     images = [channel.numpy() for channel in volumes["image"]]
     return CaseVolumes(
         images=tuple(_image(channel, hounsfield, affine) for channel in images),
         truth=_pack(labels, affine),
         prediction=_pack(masks, affine),
-        errors=_pack(errors.astype(np.uint8), affine),
+        errors=_pack(errors, affine),
         focus=_focus(labels if labels.any() else masks),
-        windows=_windows(images[0], hounsfield),
+        windows=tuple(_windows(image, hounsfield) for image in images),
+        values=tuple(int(value) for value in np.union1d(labels, masks) if value),
         spacing=spacing,
         reduced=spacing != original,
         voxel_ml=voxel_ml,
         truth_ml=truth_ml,
         predicted_ml=predicted_ml,
     )
+
+
+def _channels(files: Sequence[str]) -> int:
+    """Return the number of channels: that of the files, or of a NIfTI file with a fourth axis."""
+    if len(files) > 1 or not files[0].endswith((".nii", ".nii.gz")) or not Path(files[0]).is_file():
+        return len(files)
+    shape: tuple[int, ...] = nib.load(files[0]).shape
+    return int(shape[3]) if len(shape) == 4 else 1
 
 
 def _coarser(spacing: tuple[float, ...], size: Sequence[int], most_voxels: int) -> tuple[float, ...]:

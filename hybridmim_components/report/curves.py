@@ -14,12 +14,13 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -29,19 +30,24 @@ __all__ = ["LINE_COLOURS", "curves_svg", "smooth"]
 
 #: Okabe and Ito's colours that can be told apart by colour-blind readers and seen on white and on black.
 LINE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+_RUNNING = ", running mean"
 _INK = "#010203"  # stands for the page's own text colour
 _DASHES = ("-", "--", "-.", ":")
 
 
 def curves_svg(
-    curves: Mapping[str, tuple[Sequence[Row], str]], ylabel: str, level: tuple[float, str] | None = None
+    curves: Mapping[str, tuple[Sequence[Row], str]],
+    ylabel: str,
+    level: tuple[float, str] | None = None,
+    smoothed: bool = True,
 ) -> Markup:
     """Draw values against the epoch.
 
     Args:
-        curves: for each name in the legend, rows of a CSV file and the column to draw. Long curves are smoothed.
+        curves: for each name in the legend, rows of a CSV file and the column to draw.
         ylabel: what the values are.
         level: a value to draw as a horizontal line, with its name.
+        smoothed: whether to draw the running mean of curves of 40 points and more.
 
     Returns:
         An ``svg`` element.
@@ -49,16 +55,19 @@ def curves_svg(
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": ylabel, "font.size": 11}):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         axis = figure.subplots()
+        lines: dict[str, Any] = {}
         for number, (name, (rows, column)) in enumerate(curves.items()):
-            values = smooth([float(row[column]) for row in rows])
+            values: Any = [float(row[column]) for row in rows]
+            if smoothed and len(values) >= 40:
+                values, ylabel = smooth(values), ylabel.removesuffix(_RUNNING) + _RUNNING
             style: dict[str, Any] = {
                 "color": LINE_COLOURS[number % len(LINE_COLOURS)],
-                "linestyle": _DASHES[number // 6 % 4],
+                "linestyle": _DASHES[number // len(LINE_COLOURS) % len(_DASHES)],
+                "marker": "o" if len(rows) <= 20 else None,
             }
-            marker = "o" if len(rows) <= 20 else None
-            axis.plot([int(row["epoch"]) for row in rows], values, marker=marker, markersize=4, label=name, **style)
+            lines[name] = axis.plot([int(row["epoch"]) for row in rows], values, markersize=4, **style)[0]
         if level:
-            axis.axhline(level[0], color=_INK, linestyle="--", linewidth=1, label=level[1])
+            lines[level[1]] = axis.axhline(level[0], color=_INK, linestyle="--", linewidth=1)
         axis.set_ylim(bottom=0)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set(xlabel="epoch", ylabel=ylabel)
@@ -68,11 +77,16 @@ def curves_svg(
             text.set_color(_INK)
         for spine in axis.spines.values():
             spine.set_color(_INK)
-        axis.legend(labelcolor=_INK, framealpha=0, fontsize=10)
+        names = [f" {name}" for name in lines]  # the space: matplotlib leaves out names that begin with _
+        legend = axis.legend(list(lines.values()), names, labelcolor=_INK, framealpha=0, fontsize=10)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a name may hold dollar signs
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
-    return Markup(svg[svg.index("<svg") :].replace(_INK, "currentColor"))
+    # names of groups would stand several times in a page that holds several curves
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :]).replace(_INK, "currentColor")
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(ylabel)} against the epoch" ', 1))
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:

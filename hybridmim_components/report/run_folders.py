@@ -14,6 +14,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from typing import Any
 from hybridmim_components.system.files import read_json_object
 from hybridmim_components.workflow.run_record import RUN_FILE
 
-__all__ = ["STEPS", "RunFolders", "Row", "find_run", "read_table"]
+__all__ = ["STEPS", "RunFolders", "Row", "find_run", "naming", "read_record", "read_table"]
 
 #: The steps of a run, in their order.
 STEPS = ("pretrain", "train", "evaluate")
@@ -56,7 +58,7 @@ class RunFolders:
             ValueError: when the file is not a JSON object; names it.
         """
         folder: Path | None = getattr(self, step)
-        return _record(folder) if folder else {}
+        return read_record(folder) if folder else {}
 
 
 def read_table(path: str | Path) -> list[Row]:
@@ -64,11 +66,16 @@ def read_table(path: str | Path) -> list[Row]:
 
     Raises:
         FileNotFoundError: when the step that writes it has not run.
+        ValueError: when a row is cut short; names the file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no {path}: the step that writes it has not run")
     with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(f"each row must have one value per column, got another number in row {number} of {path}")
+    return rows
 
 
 def find_run(folder: str | Path) -> RunFolders:
@@ -95,21 +102,48 @@ def find_run(folder: str | Path) -> RunFolders:
 
 def _step_of(folder: Path) -> str | None:
     """Return the step that wrote into a folder. Runs without a record are recognised by their files."""
-    step = _record(folder).get("step")
+    step = read_record(folder).get("step")
     if step in STEPS:
         return str(step)
     if (folder / "evaluation_cases.csv").is_file():
         return "evaluate"
     if (folder / "training.csv").is_file():
         columns = next(csv.reader((folder / "training.csv").open(encoding="utf-8")), [])
-        return "pretrain" if "partial_region_share" in columns else "train"
+        return "pretrain" if any(name.endswith("_share") for name in columns) else "train"
     return None
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    if not (folder / RUN_FILE).is_file():
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return a folder's :class:`.RunRecord`, empty if there is none.
+
+    Raises:
+        ValueError: when the file is not the record of a run; names it.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
         return {}
+    with naming(path):
+        record = read_json_object(path)
+        starts = [{str(key): str(value) for key, value in start.items()} for start in record["starts"]]
+        machine = {"system": str(record["machine"]["system"]), "cpu_cores": int(record["machine"]["cpu_cores"])}
+        return {
+            "step": record["step"],
+            "command": str(record["command"]),
+            "weights": record["weights"] and str(record["weights"]),
+            "versions": dict(record["versions"]),
+            "machine": {**machine, "gpus": [str(name) for name in record["machine"]["gpus"]]},
+            "starts": starts,
+        }
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file raises into one error that names the file.
+
+    Raises:
+        ValueError: in place of the error.
+    """
     try:
-        return read_json_object(folder / RUN_FILE)
-    except ValueError as error:
-        raise ValueError(f"cannot read {folder / RUN_FILE}: {error}") from error
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot read {path}: {type(error).__name__}: {error}") from error

@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -38,6 +39,7 @@ __all__ = [
 
 #: A term counts as learnt if it ends below this share of the value that guessing gives.
 LEARNT_SHARE = 0.9
+_FEWEST_CASES = 10
 #: Figures of held-out volumes, by their column in validation.csv.
 HELD_OUT = {
     "val_masked_error_share": "masked error, share of guessing",
@@ -62,6 +64,11 @@ class CaseScores:
     hd95_mm: float
     group: str
 
+    @property
+    def truth(self) -> tuple[Any, ...]:
+        """What two runs must have in common for a comparison: classes, sizes of the labels, and group."""
+        return (self.group, *((row["class"], row["label_voxels"]) for row in self.rows))
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -69,9 +76,9 @@ class Difference:
 
     Attributes:
         mean: first run less second run.
-        low: lower end of the interval; NaN if there are fewer than 3 cases.
+        low: lower end of the interval; NaN if there are fewer than 10 cases, for which it would be too narrow.
         high: upper end.
-        cases: number of cases that both runs evaluated.
+        cases: number of cases that were compared.
     """
 
     mean: float
@@ -133,13 +140,17 @@ def case_scores(rows: Sequence[Row]) -> dict[str, CaseScores]:
 
 
 def paired_difference(first: Mapping[str, CaseScores], second: Mapping[str, CaseScores]) -> Difference | None:
-    """Compare two runs on the cases that both evaluated; None if there is no such case."""
-    differences = [first[name].dice - second[name].dice for name in first if name in second]
-    differences = [value for value in differences if not math.isnan(value)]
+    """Compare two runs on the cases that both evaluated; None if there is no such case.
+
+    A case counts if both runs scored it against the same classes of the same sizes, and if what the weights have seen
+    of it is the same.
+    """
+    common = [(first[name], second[name]) for name in first if name in second]
+    differences = [one.dice - other.dice for one, other in common if one.truth == other.truth and one.dice == one.dice]
     if not differences:
         return None
     low = high = math.nan
-    if len(differences) >= 3:
+    if len(differences) >= _FEWEST_CASES:
         generator = np.random.default_rng(0)
         found = bootstrap((differences,), np.mean, method="percentile", random_state=generator).confidence_interval
         low, high = float(found.low), float(found.high)

@@ -50,7 +50,8 @@ class RunRecord:
     The file holds ``step``, ``command``, ``weights`` (a folder), ``versions``, ``machine``, and ``starts``. The last is
     a list with an entry per start of the run: ``started`` and ``ended`` (UTC) and ``outcome``. An outcome is
     ``running``, ``finished``, ``stopped`` (by a signal, and can be resumed) or ``failed``. An entry that says
-    ``running`` although the run has ended was killed. The file does not hold the name of the machine or of the user.
+    ``running`` although the run has ended was killed. The file holds paths as they were typed, but not the name of the
+    machine or of the user.
 
     Args:
         folder: output folder of the run.
@@ -120,7 +121,8 @@ def _quoted(argument: str) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    # a run on the CPU has not touched the GPUs, and must not start them for their names
+    gpus = [torch.cuda.get_device_name()] if torch.cuda.is_initialized() else []
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return {"system": system, "cpu_cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
 

@@ -202,7 +202,9 @@ def test_the_report_has_the_volumes_of_every_evaluated_case(bundle, run: Callabl
     assert {case["name"] for case in data["cases"]} == cases
     channels = 4 if bundle.dataset == "brats2020" else 1
     assert all(len(case["data"]["images"]) == channels for case in data["cases"])
-    assert (len(data["cases"][0]["data"]["windows"]) == 4) == (bundle.dataset not in ("brats2020", "msd_hippocampus"))
+    assert (len(data["cases"][0]["data"]["windows"][0]) == 4) == (
+        bundle.dataset not in ("brats2020", "msd_hippocampus")
+    )
     assert page.count("recipe of the weights</summary>") == 2 and page.count('<td class="text">finished</td>') == 3
 
 

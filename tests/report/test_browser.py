@@ -111,13 +111,13 @@ def test_a_case_is_drawn_its_slices_scroll_and_its_overlays_go_off(
     page.uncheck("[data-value='1']")
     assert coloured(picture(page)) < 100
     page.check("[data-value='1']")
-    page.uncheck("[data-overlay=prediction]")
+    page.check("[name=overlay][value=none]")
     bare = picture(page)
     assert coloured(bare) < 100
     # the errors are the one missed row of eight
-    page.check("[data-overlay=errors]")
+    page.check("[name=overlay][value=errors]")
     assert 100 < coloured(picture(page)) < whole_class / 3
-    page.uncheck("[data-overlay=errors]")
+    page.check("[name=overlay][value=none]")
     page.select_option("#window", index=1)
     assert not np.array_equal(picture(page), bare)
     for view in ("coronal", "sagittal", "render", "all"):
@@ -156,12 +156,22 @@ def test_a_case_without_image_and_one_with_four_channels(
     page = open_page(write_report(run))
     page.click("#cases tbody tr:nth-child(1) button")
     assert "No image" in (page.text_content("#case-note") or "") and not page.locator("#canvas").is_visible()
+    assert not page.locator("#viewer fieldset").first.is_visible()
     page.click("#cases tbody tr:nth-child(2) button")
     first = picture(page)
     assert page.locator("#channels label").count() == 4 and page.locator("#classes label").count() == 13
     page.check("[name=channel][value='3']")
     picture(page)
     assert page.evaluate("report.nv.volumes.length") == 4
+    shown = "[report.nv.volumes[0].cal_min, report.nv.volumes[0].cal_max]"
+    chosen = "JSON.parse(document.getElementById('window').value)"
+    assert page.evaluate(shown) == pytest.approx(page.evaluate(chosen))
+    # another window stays chosen in another channel, with the other channel's values
+    page.select_option("#window", index=1)
+    page.check("[name=channel][value='0']")
+    picture(page)
+    assert page.locator("#window option:checked").text_content().startswith("bright")
+    assert page.evaluate(shown) == pytest.approx(page.evaluate(chosen))
     assert coloured(first) > 1000
 
 
@@ -184,3 +194,14 @@ def test_the_page_is_as_wide_as_the_screen_and_readable_in_light_and_dark(
     curve = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill.match(/\\d+/g).map(Number)")
     assert abs(np.mean(curve[:3]) - np.mean(paper)) > 100
     assert page.pdf().startswith(b"%PDF")
+
+
+def test_a_browser_without_webgl_says_so(whole_run: Callable[..., Path], browser: Any) -> None:
+    page = browser.new_page()
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    page.goto(write_report(whole_run()).as_uri())
+    for row in (1, 2):
+        page.click(f"#cases tbody tr:nth-child({row}) button")
+        page.wait_for_function("document.getElementById('case-note').textContent.includes('needs WebGL 2')")
+        assert not page.locator("#canvas").is_visible()
+    page.close()

@@ -59,14 +59,17 @@ def test_the_page_has_every_section_and_loads_nothing_from_elsewhere(whole_run: 
     assert path == run / "report.html" and "<h1>A &lt;run&gt;</h1>" in page
     assert outside(page) == ["https://github.com/niivue/niivue"]  # a link, which nothing follows by itself
     assert "and did not learn location (1.01)." in page
-    assert "Mean Dice 0.502 on 3 case(s): not trained on, but they chose the best epoch." in page
+    sentence = (
+        "The mean Dice of 3 case(s) is 0.500. The network was not trained on these cases, but they chose the best"
+    )
+    assert sentence in page
     # the best of the two validations, twelve of thirty previews, and the last one is shown
     assert re.search(r"<td>0\.3000</td><td>3</td>", page)
     epochs = re.findall(r'data-epoch="(\d+)"( hidden)?', page)
     assert len(epochs) == 12 and epochs[0] == ("1", " hidden") and epochs[-1] == ("30", "")
     assert page.count("<svg") == 4 and "#010203" not in page
     assert '<td class="text">stopped</td>' in page and "torch" in page
-    assert "No volume was left out" in page
+    assert "no record of a check of volumes" in page
 
 
 def test_the_volumes_of_a_case_are_those_of_its_files(whole_run: Callable[..., Path]) -> None:
@@ -98,7 +101,10 @@ def test_large_volumes_are_shown_coarser_and_keep_their_place_and_their_figures(
     assert coarse.reduced and not whole.reduced
     shown, full = unpacked(coarse.images[0]), unpacked(whole.images[0])
     assert np.prod(shown.shape) <= 400 and shown.get_data_dtype() == np.int16
-    assert coarse.truth_ml == whole.truth_ml > 0 and list(coarse.windows)[0] == "soft tissue"
+    assert coarse.truth_ml == whole.truth_ml > 0 and list(coarse.windows[0])[0] == "soft tissue"
+    # all errors lie in one slice of the full volume, and none is lost
+    assert set(np.argwhere(unpacked(whole.errors).get_fdata())[:, 0]) == {3}
+    assert unpacked(coarse.errors).get_fdata().any()
     centre = [image.affine @ [*((np.array(image.shape) - 1) / 2), 1] for image in (shown, full)]
     assert np.abs(centre[0] - centre[1]).max() < max(coarse.spacing)
 
@@ -119,16 +125,22 @@ def test_many_cases_classes_and_channels_fit_and_the_rest_is_named(whole_run: Ca
 
 
 def test_runs_are_compared_case_by_case_or_not_at_all(whole_run: Callable[..., Path], tmp_path: Path) -> None:
-    better, worse = whole_run("pretrained", dice=0.7), whole_run("scratch", dice=0.6)
+    better, worse = (whole_run(name, dice=dice, cases=12) for name, dice in (("pretrained", 0.7), ("scratch", 0.6)))
     page = write_report([better, worse]).read_text(encoding="utf-8")
-    expected = "+10.0 Dice points on 3 case(s) of both, 95 % interval +10.0 to +10.0. One run each cannot tell"
-    assert f"pretrained less scratch: {expected}" in page
-    assert '<th aria-sort="none">Dice less scratch</th>' in page and page.count("<td>+0.100</td>") == 3
-    other = whole_run("other")
-    table = other / "evaluate" / "evaluation_cases.csv"
-    table.write_text(table.read_text().replace("case_", "patient_"))
-    page = write_report([better, other]).read_text(encoding="utf-8")
-    assert "pretrained and other have evaluated no case in common, so they are not compared." in page
+    expected = (
+        "differs from scratch by +10.0 Dice points on the 12 case(s) that they share (95 % interval over the cases"
+    )
+    assert f"pretrained {expected} +10.0 to +10.0). One run each" in page
+    assert '<th aria-sort="none">Dice less scratch</th>' in page and page.count("<td>+0.100</td>") == 12
+    # another class for the same voxels, other sizes, another group, or other cases: no comparison
+    for number, change in enumerate(
+        (("organ", "bone"), (",2.0,", ",2.0,1"), ("validation", "unseen"), ("case_", "case"))
+    ):
+        other = whole_run(f"other_{number}", cases=12)
+        table = other / "evaluate" / "evaluation_cases.csv"
+        table.write_text(table.read_text().replace(*change))
+        page = write_report([better, other]).read_text(encoding="utf-8")
+        assert f"pretrained and other_{number} are not compared" in page and "<td>+0." not in page
     with pytest.raises(ValueError, match="each run must have a folder of its own"):
         write_report([better, better])
     # two folders of one name are told apart by more of their paths
@@ -136,14 +148,18 @@ def test_runs_are_compared_case_by_case_or_not_at_all(whole_run: Callable[..., P
         (tmp_path / name).mkdir()
         (better if name == "a" else worse).rename(tmp_path / name / "run")
     page = write_report([tmp_path / "a" / "run", tmp_path / "b" / "run"]).read_text(encoding="utf-8")
-    assert "a/run less b/run" in page
+    assert "a/run differs from b/run" in page
 
 
 def test_a_run_without_evaluation_or_cut_short_says_so(whole_run: Callable[..., Path], tmp_path: Path) -> None:
     run = whole_run()
     (run / "evaluate").rename(tmp_path / "evaluate")
     page = write_report(run).read_text(encoding="utf-8")
-    assert "No evaluation: run configs/evaluate.json" in page and 'id="viewer-data"' not in page and len(page) < 2**20
+    assert (
+        "There is no evaluation. Run configs/evaluate.json" in page
+        and 'id="viewer-data"' not in page
+        and len(page) < 2**20
+    )
     started = tmp_path / "started"
     record = RunRecord(started / "pretrain", "pretrain")
     record.__enter__()  # and never left, as when the process is killed
@@ -155,7 +171,9 @@ def test_a_run_without_evaluation_or_cut_short_says_so(whole_run: Callable[..., 
     assert "the evaluation has not ended" in page
 
 
-def test_a_case_whose_files_are_gone_or_wrong_keeps_its_figures(whole_run: Callable[..., Path]) -> None:
+def test_a_case_whose_files_are_gone_or_wrong_keeps_its_figures(
+    whole_run: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     run = whole_run()
     known = json.loads((run / "evaluate" / "evaluation_files.json").read_text())["cases"]
     Path(known["case_001"]["image"][0]).unlink()
@@ -164,9 +182,9 @@ def test_a_case_whose_files_are_gone_or_wrong_keeps_its_figures(whole_run: Calla
     )
     cases = viewer_data(write_report(run).read_text(encoding="utf-8"))["cases"]
     assert [bool(case["data"]) for case in cases] == [False, False, True]
-    assert (
-        "no image" in cases[0]["reason"] and "shape" in cases[1]["reason"] and cases[0]["classes"][0]["dice"] == 0.501
-    )
+    assert "is missing" in cases[0]["reason"] and "report printed why" in cases[1]["reason"]
+    assert cases[0]["classes"][0]["dice"] == 0.501
+    assert "shape" in caplog.text and str(run) in caplog.text and str(run) not in json.dumps(cases)
     (run / "evaluate" / "evaluation_files.json").unlink()
     cases = viewer_data(write_report(run).read_text(encoding="utf-8"))["cases"]
     assert {case["reason"] for case in cases} == {"the run did not record its image"}
@@ -174,11 +192,17 @@ def test_a_case_whose_files_are_gone_or_wrong_keeps_its_figures(whole_run: Calla
 
 def test_unusual_and_left_out_volumes_are_named(whole_run: Callable[..., Path]) -> None:
     run = whole_run()
-    key = json.dumps([["/scans/one.nii.gz"], "", []])
-    (run / "pretrain" / "volumes.json").write_text(json.dumps({key: [[[1, 2]], ["digest"], ["spacing is odd"]]}))
+    (run / "one.nii.gz").touch()
+    doubts = {name: json.dumps([[str(run / f"{name}.nii.gz")], "", []]) for name in ("one", "gone")}
+    entries = {key: [[], ["digest"], [f"{name} is odd"]] for name, key in doubts.items()}
+    (run / "pretrain" / "volumes.json").write_text(json.dumps(entries))
     (run / "pretrain" / "left_out.json").write_text(json.dumps({"left_out": ["cannot read two.nii.gz"]}))
     page = write_report(run).read_text(encoding="utf-8")
-    assert "<li>one.nii.gz: spacing is odd</li>" in page and "<li>cannot read two.nii.gz</li>" in page
+    assert (
+        "<li>one.nii.gz: one is odd</li>" in page
+        and "gone is odd" not in page
+        and "<li>cannot read two.nii.gz</li>" in page
+    )
 
 
 def test_niivue_is_the_published_file_and_its_licences_are_kept() -> None:
@@ -189,3 +213,80 @@ def test_niivue_is_the_published_file_and_its_licences_are_kept() -> None:
     assert b"</script" not in script.lower()
     for needed in ("BSD 2-Clause License", "Copyright (c) 2021, Niivue", "MIT License", "ISC License"):
         assert needed in about
+
+
+HEADER = "case,class,dice,hd95_mm,label_voxels,pred_voxels,flag,figures"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("train/run.json", '{"step": "train", "starts": 3}'),
+        (
+            "train/run.json",
+            '{"step": "train", "starts": [], "command": "", "weights": null, "versions": {}, "machine": []}',
+        ),
+        ("evaluate/evaluation_cases.csv", "case,class,dice\na,b,0.5\n"),
+        ("evaluate/evaluation_cases.csv", f"{HEADER}\na,b,,1,1,1,,x\n"),
+        ("evaluate/evaluation_cases.csv", f"{HEADER}\na,b,0.5\n"),
+        ("evaluate/evaluation_files.json", '{"labels": {"x": "y"}, "hounsfield": true, "cases": {}}'),
+        ("evaluate/evaluation_files.json", '{"cases": {}}'),
+        ("pretrain/volumes.json", '{"[[]]": 3}'),
+    ],
+)
+def test_a_damaged_file_is_named(whole_run: Callable[..., Path], file: str, content: str) -> None:
+    run = whole_run()
+    (run / file).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(run / file))):
+        write_report(run)
+
+
+def test_odd_names_and_files_do_not_end_the_page(whole_run: Callable[..., Path]) -> None:
+    run = whole_run("_cost $^$ <b>")
+    (run / "pretrain" / "previews" / "epoch_x.png").touch()
+    (run / "models").mkdir()
+    (run / "models" / "model.pt").write_bytes(b"damaged")
+    with RunRecord(run / "train", "train", run / "models"):
+        pass
+    table = run / "train" / "validation.csv"
+    table.write_text("epoch,iteration,val_mean_dice\n1,1,nan\n2,1,0.7\n")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "<b>" not in page.partition("<script")[0] and page.count("_cost $^$ &lt;b&gt;</text>") == 2
+    assert re.search(r"<td>0\.7000</td><td>2</td>", page)
+
+
+def test_previews_take_a_part_of_the_page_only(whole_run: Callable[..., Path]) -> None:
+    run = whole_run()
+    for path in (run / "pretrain" / "previews").glob("*.png"):
+        path.write_bytes(b"x" * 200_000)
+    epochs = re.findall(r'data-epoch="(\d+)"', write_report(run, max_mib=5).read_text(encoding="utf-8"))
+    assert len(epochs) == 3 and epochs[0] == "1" and epochs[-1] == "30"
+
+
+def test_once_a_case_does_not_fit_no_better_one_takes_its_place(whole_run: Callable[..., Path]) -> None:
+    run = whole_run(cases=3)
+    known = json.loads((run / "evaluate" / "evaluation_files.json").read_text())["cases"]["case_002"]
+    noise = np.random.default_rng(0).normal(size=(64, 64, 64)).astype(np.float32)
+    label = (noise > 2).astype(np.uint8)
+    mask = run / "evaluate" / "masks" / "case_002_seg.nii.gz"
+    for path, values in ((known["image"][0], noise), (known["label"], label), (mask, label)):
+        nib.save(nib.Nifti1Image(values, nib.load(path).affine), path)
+    used = len(gzip.decompress(STATIC.joinpath("niivue.umd.js.gz").read_bytes()))
+    cases = viewer_data(write_report(run, max_mib=used / 2**20 + 0.2).read_text(encoding="utf-8"))["cases"]
+    assert [bool(case["data"]) for case in cases] == [True, False, False]
+
+
+def test_labels_without_a_name_have_a_colour_and_four_axes_are_channels(whole_run: Callable[..., Path]) -> None:
+    run = whole_run(cases=1, classes=3)
+    path = run / "evaluate" / "evaluation_files.json"
+    known = json.loads(path.read_text())
+    del known["labels"]["3"]
+    image = nib.load(known["cases"]["case_001"]["image"][0])
+    four = np.stack([image.get_fdata(), 2 * image.get_fdata()], -1).astype(np.float32)
+    nib.save(nib.Nifti1Image(four, image.affine), known["cases"]["case_001"]["image"][0])
+    path.write_text(json.dumps(known))
+    data = viewer_data(write_report(run).read_text(encoding="utf-8"))
+    assert [found["name"] for found in data["classes"]] == ["organ 1", "organ 2", "label 3"]
+    images, windows = (data["cases"][0]["data"][name] for name in ("images", "windows"))
+    assert len(images) == len(windows) == 2
+    assert windows[1]["1 to 99 %"][1] == pytest.approx(2 * windows[0]["1 to 99 %"][1])

@@ -53,11 +53,12 @@ def test_a_case_has_the_means_of_the_classes_in_its_label_and_the_worst_comes_fi
 
 
 def test_runs_are_compared_on_their_common_cases_with_an_interval_if_there_are_enough() -> None:
-    first = scores(a=0.8, b=0.7, c=0.6, d=0.9, e=math.nan)
-    found = paired_difference(first, scores(a=0.7, b=0.5, c=0.3, e=0.5, f=0.1))
-    assert found and found.cases == 3 and found.mean == pytest.approx(0.2)
-    # with three cases, the bootstrap's 95 % interval has the extremes as ends, or nearly so
-    assert 0.1 <= found.low < 0.2 < found.high <= 0.3
-    few = paired_difference(first, scores(a=0.7, b=0.5))
-    assert few and few.cases == 2 and math.isnan(few.low)
+    first = scores(**{name: 0.8 + number / 100 for number, name in enumerate("abcdefghij")}, k=math.nan)
+    second = scores(**dict.fromkeys("abcdefghij", 0.7), k=0.5, l=0.1)
+    found = paired_difference(first, second)
+    assert found and found.cases == 10 and found.mean == pytest.approx(0.145)
+    # mean +- 1.96 standard errors of the mean is 0.127 to 0.163
+    assert found.low == pytest.approx(0.127, abs=0.003) and found.high == pytest.approx(0.163, abs=0.003)
+    few = paired_difference(first, scores(**dict.fromkeys("abcdefghi", 0.7)))
+    assert few and few.cases == 9 and math.isnan(few.low)
     assert paired_difference(first, scores(x=0.5)) is None

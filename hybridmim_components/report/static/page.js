@@ -26,9 +26,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
       table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
     };
     title.addEventListener("click", sort);
-    title.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+    title.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      sort();
+    });
   });
 }
+
+window.addEventListener("beforeprint", () => {
+  document.querySelectorAll("details").forEach((details) => { details.open = true; });
+});
 
 const held = document.getElementById("viewer-data");
 if (held) startViewer(JSON.parse(held.textContent));
@@ -51,13 +59,13 @@ function startViewer({ cases, classes }) {
   }
 
   async function start() {
-    viewer.hidden = false;
-    nv = new niivue.Niivue({ // layout 2 is a grid; render 1 is always
+    const started = new niivue.Niivue({ // layout 2 is a grid; render 1 is always
       loadingText: "", backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.5], crosshairWidth: 0.2,
       isRadiologicalConvention: true, multiplanarLayout: 2, multiplanarShowRender: 1, logLevel: "error",
     });
-    await nv.attachToCanvas(document.getElementById("canvas"));
-    nv.onLocationChange = updateSliders;
+    await started.attachToCanvas(document.getElementById("canvas"));
+    started.onLocationChange = updateSliders;
+    nv = started;
   }
 
   const volume = (name, base64) => niivue.NVImage.loadFromBase64({ base64, name: `${name}.nii.gz` });
@@ -82,7 +90,7 @@ function startViewer({ cases, classes }) {
     }
     shown.errors.setColormapLabel(colours([1, 2, 3], ERRORS, () => true));
     for (const name of ["truth", "prediction", "errors"]) {
-      shown[name].opacity = find(`[data-overlay="${name}"]`).checked ? find("#opacity").value / 100 : 0;
+      shown[name].opacity = find("[name=overlay]:checked").value === name ? find("#opacity").value / 100 : 0;
     }
     nv.updateGLVolume();
   }
@@ -95,6 +103,7 @@ function startViewer({ cases, classes }) {
   }
 
   function updateView() {
+    if (!shown) return;
     const view = find("[name=view]:checked").value;
     const types = {
       all: nv.sliceTypeMultiplanar, axial: nv.sliceTypeAxial, coronal: nv.sliceTypeCoronal,
@@ -109,7 +118,7 @@ function startViewer({ cases, classes }) {
     viewer.querySelectorAll("[data-axis]").forEach((slider, axis) => { slider.value = position[axis]; });
   }
 
-  async function drawCase(found, channel) {
+  async function drawCase(found, channel, isNew) {
     const mine = ++latest;
     const { images, truth, prediction, errors } = found.data;
     const loaded = await Promise.all([
@@ -123,10 +132,9 @@ function startViewer({ cases, classes }) {
       slider.max = loaded[0].dimsRAS[axis + 1] - 1;
     });
     updateOverlays();
-    if (channel === 0) {
-      updateWindow();
-      nv.scene.crosshairPos = nv.vox2frac(found.data.focus);
-    }
+    listWindows(found.data.windows[channel]);
+    updateWindow();
+    if (isNew) nv.scene.crosshairPos = nv.vox2frac(found.data.focus);
     updateView();
     nv.drawScene();
     updateSliders();
@@ -145,20 +153,25 @@ function startViewer({ cases, classes }) {
     const data = found.data;
     const mm = data ? data.spacing.map((value) => value.toFixed(2)).join(" × ") : "";
     find("#case-note").textContent = !data ? `No image: ${found.reason}.`
-      : data.reduced ? `Shown coarser than it is, at ${mm} mm. The figures are those of the full image.` : `${mm} mm`;
+      : data.reduced ? `Shown coarser than it is, at ${mm} mm. Figures and errors are those of the full image.` : `${mm} mm`;
     find("#channels").querySelectorAll("label").forEach((old) => old.remove());
     if (data && data.images.length > 1) {
       data.images.forEach((_, channel) => {
         const label = document.createElement("label");
         label.innerHTML = `<input type="radio" name="channel" value="${channel}"${channel ? "" : " checked"}> ${channel + 1}`;
-        label.firstChild.addEventListener("change", () => drawCase(found, channel));
+        label.firstChild.addEventListener("change", () => drawCase(found, channel, false));
         find("#channels").append(label);
       });
     }
-    find("#window").replaceChildren(...Object.entries(data ? data.windows : {}).map(([name, range]) => {
+  }
+
+  function listWindows(windows) {
+    const chosen = find("#window").selectedIndex;
+    find("#window").replaceChildren(...Object.entries(windows).map(([name, range]) => {
       const text = `${name} (${range.map((value) => Number(value.toPrecision(4))).join(" to ")})`;
       return new Option(text, JSON.stringify(range));
     }));
+    find("#window").selectedIndex = Math.max(0, chosen); // the same kind of window as before
   }
 
   async function showCase(number) {
@@ -166,10 +179,20 @@ function startViewer({ cases, classes }) {
     rows().forEach((row) => row.classList.toggle("chosen", Number(row.dataset.case) === number));
     viewer.hidden = false;
     fill(found);
-    find(".stage").hidden = !found.data;
-    if (!found.data) return;
-    if (!nv) await start();
-    await drawCase(found, 0);
+    viewer.classList.toggle("no-image", !found.data);
+    if (!found.data) {
+      latest += 1; // what is still being loaded must not be drawn
+      shown = null;
+      return;
+    }
+    try {
+      if (!nv) await start();
+      await drawCase(found, 0, true);
+    } catch (error) {
+      viewer.classList.add("no-image");
+      find("#case-note").textContent = `The image cannot be drawn: ${error.message ?? error}. The viewer needs WebGL 2, `
+        + "which current Chromium and Firefox have; it may be switched off here.";
+    }
   }
 
   for (const row of rows()) row.querySelector("button").addEventListener("click", () => showCase(Number(row.dataset.case)));
@@ -185,10 +208,11 @@ function startViewer({ cases, classes }) {
   viewer.addEventListener("change", (event) => {
     if (event.target.name === "view") updateView();
     else if (event.target.id === "window") updateWindow();
-    else if (event.target.matches("[data-overlay], [data-value]")) updateOverlays();
+    else if (event.target.matches("[name=overlay], [data-value]")) updateOverlays();
   });
   find("#opacity").addEventListener("input", updateOverlays);
   find("#slices").addEventListener("input", (event) => {
+    if (!shown) return;
     const position = nv.frac2vox(nv.scene.crosshairPos);
     position[event.target.dataset.axis] = Number(event.target.value);
     nv.scene.crosshairPos = nv.vox2frac(position);

@@ -36,8 +36,9 @@ def run(engine: Trainer | Evaluator, lock: FolderLock | None = None) -> None:
             ``output_dir`` gets a :class:`.RunRecord`.
     """
     folders = lock.folders if lock else {}
-    record = RunRecord(folders["output_dir"], _step(engine), folders.get("ckpt_dir")) if folders else nullcontext()
     try:
+        output = folders.get("output_dir")
+        record = RunRecord(output, _step(engine), folders.get("ckpt_dir")) if output else nullcontext()
         with record as recorded:
             engine.run()
             if recorded:

@@ -190,8 +190,14 @@ def _described(items: Sequence[Mapping[str, Any]], dataset: str, dataset_dir: st
         }
         for item in items
     }
-    labels = {str(value): name for value, name in label_names(dataset, dataset_dir).items() if value}
-    return {"labels": labels, "hounsfield": holds_hounsfield(dataset, dataset_dir), "cases": cases}
+    labels: dict[str, str] = {}
+    hounsfield = False
+    try:
+        labels = {str(value): name for value, name in label_names(dataset, dataset_dir).items() if value}
+        hounsfield = holds_hounsfield(dataset, dataset_dir)
+    except (OSError, ValueError) as error:  # another task of MSD without its dataset.json
+        logger.warning("A report will show the cases without names of labels: %s", error)
+    return {"labels": labels, "hounsfield": hounsfield, "cases": cases}
 
 
 def _merge_ranks(cases_by_rank: Iterable[list[_Case]]) -> list[_Case]:

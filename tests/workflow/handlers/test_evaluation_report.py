@@ -118,6 +118,14 @@ def test_the_files_of_the_cases_are_kept_for_the_report(tmp_path: Path, monkeypa
     assert found["cases"] == {f"case_{i}": expected for i in (1, 2, 3)}
 
 
+def test_a_data_set_without_names_of_labels_can_be_evaluated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    items = [{"case_id": "case_1", "image": "a.nii", "label": "l.nii"}]
+    report = EvaluationReport(tmp_path, CLASSES, files=items, dataset="msd_other", dataset_dir=tmp_path / "nowhere")
+    evaluate(report, CASES[:1])
+    found = json.loads((tmp_path / "evaluation_files.json").read_text())
+    assert found["labels"] == {} and list(found["cases"]) == ["case_1"] and "without names of labels" in caplog.text
+
+
 def test_spacing_is_that_of_an_oblique_affine(tmp_path: Path) -> None:
     item = case("case_1", 3, False)
     turn = torch.tensor([[0.6, -0.8, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)

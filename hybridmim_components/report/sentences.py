@@ -1,0 +1,72 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Sentences that head the page: did pre-training learn, how well does the network segment, does a run beat another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from hybridmim_components.report.run_folders import RunFolders
+from hybridmim_components.report.verdicts import CaseScores, Difference, learning_sentence, paired_difference
+
+__all__ = ["verdict_sentences"]
+
+_GROUPS = {
+    "unseen": "The weights have not seen these cases.",
+    "validation": "The network was not trained on these cases, but they chose the best epoch.",
+    "pretraining": "Pre-training has seen these cases.",
+    "training": "The network was trained on these cases.",
+    "unknown": "Nobody knows whether the network was trained on these cases.",
+}
+
+
+def verdict_sentences(runs: Sequence[RunFolders], scores: Sequence[Mapping[str, CaseScores]]) -> list[str]:
+    """Say what each run shows, and how the first one differs from each other one.
+
+    Args:
+        runs: the runs.
+        scores: evaluated cases of each run.
+    """
+    found = []
+    for run, cases in zip(runs, scores, strict=True):
+        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        if run.pretrain:
+            found.append(prefix + learning_sentence(run.table("pretrain", "training")))
+        for row in run.table("evaluate", "evaluation_summary"):
+            if row["class"] == "mean":
+                group = _GROUPS.get(row["figures"], row["figures"])
+                found.append(f"{prefix}The mean Dice of {row['cases']} case(s) is {float(row['dice']):.3f}. {group}")
+        if run.evaluate and not cases:
+            found.append(f"{prefix}The evaluation has not scored a case.")
+        if not run.evaluate:
+            found.append(f"{prefix}There is no evaluation. Run configs/evaluate.json to see cases here.")
+    for run, cases in zip(runs[1:], scores[1:], strict=True):
+        if scores[0] and cases:
+            found.append(_difference(runs[0].name, run.name, paired_difference(scores[0], cases)))
+    return found
+
+
+def _difference(first: str, second: str, difference: Difference | None) -> str:
+    if difference is None:
+        return (
+            f"{first} and {second} are not compared: they have no case in common that has the same truth in both and "
+            "is equally new to both."
+        )
+    points = f"{100 * difference.mean:+.1f} Dice points"
+    text = f"{first} differs from {second} by {points} on the {difference.cases} case(s) that they share"
+    if math.isnan(difference.low):
+        return f"{text}. These are too few cases for an interval."
+    text += f" (95 % interval over the cases {100 * difference.low:+.1f} to {100 * difference.high:+.1f})."
+    if difference.low <= 0 <= difference.high:
+        text += " This shows no difference."
+    return f"{text} One run each cannot tell what another seed would give."
