@@ -16,8 +16,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from preloaded import run_module
 
 from hybridmim_components.data import finetuning_lists
 from hybridmim_components.phantoms import write_phantoms
@@ -179,9 +178,8 @@ def test_a_separate_test_set_is_unseen_and_copies_of_other_cases_are_told(
 
 def test_the_overview_shows_the_whole_run(bundle, run: Callable, phantoms: Callable) -> None:
     out, data = run(bundle), phantoms(bundle.dataset)
-    command = [sys.executable, "-m", "hybridmim_components", "overview", str(out)]
-    command += ["--dataset", bundle.dataset, "--dataset_dir", str(data.dataset_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=out)
+    arguments = ["overview", str(out), "--dataset", bundle.dataset, "--dataset_dir", str(data.dataset_dir)]
+    done = run_module("hybridmim_components", arguments, out)
     assert done.returncode == 0, done.stderr
     assert (out / "overview.png").stat().st_size > 20_000
     names = bundle.config("evaluate")["class_names"]
@@ -191,9 +189,7 @@ def test_the_overview_shows_the_whole_run(bundle, run: Callable, phantoms: Calla
 
 def test_the_report_has_the_volumes_of_every_evaluated_case(bundle, run: Callable) -> None:
     out = run(bundle)
-    done = subprocess.run(
-        [sys.executable, "-m", "hybridmim_components", "report", str(out)], capture_output=True, text=True, cwd=out
-    )
+    done = run_module("hybridmim_components", ["report", str(out)], out)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out / "report.html") and done.stderr == ""
     page = (out / "report.html").read_text(encoding="utf-8")
