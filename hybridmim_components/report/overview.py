@@ -28,8 +28,9 @@ from matplotlib.lines import Line2D
 from hybridmim_components.data.datasets import label_names, read_cases
 from hybridmim_components.data.volumes import image_files
 from hybridmim_components.report.curves import smooth
-from hybridmim_components.report.run_folders import Row, read_table
-from hybridmim_components.report.verdicts import HELD_OUT, start_and_end, terms_of
+from hybridmim_components.report.sections import HELD_OUT
+from hybridmim_components.system.files import Row, read_table
+from hybridmim_components.workflow.learning import start_and_end, terms_of
 
 __all__ = ["draw_overview", "summary"]
 

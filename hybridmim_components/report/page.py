@@ -37,8 +37,9 @@ from hybridmim_components.report.sections import (
     step_facts,
 )
 from hybridmim_components.report.sentences import verdict_sentences
-from hybridmim_components.report.verdicts import LEARNT_SHARE, CaseScores, case_scores
+from hybridmim_components.report.verdicts import CaseScores, case_scores
 from hybridmim_components.system.files import write_bytes
+from hybridmim_components.workflow.learning import LEARNT_SHARE
 
 __all__ = ["write_report"]
 

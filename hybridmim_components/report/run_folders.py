@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybridmim_components.system.files import read_json_object
+from hybridmim_components.system.files import Row, read_json_object, read_table
 from hybridmim_components.workflow.run_record import RUN_FILE
 
-__all__ = ["STEPS", "RunFolders", "Row", "find_run", "naming", "read_record", "read_table"]
+__all__ = ["STEPS", "RunFolders", "find_run", "naming", "read_record"]
 
 #: The steps of a run, in their order.
 STEPS = ("pretrain", "train", "evaluate")
-Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -59,23 +58,6 @@ class RunFolders:
         """
         folder: Path | None = getattr(self, step)
         return read_record(folder) if folder else {}
-
-
-def read_table(path: str | Path) -> list[Row]:
-    """Read the rows of a CSV file that :class:`.handlers.History` or :class:`.handlers.EvaluationReport` wrote.
-
-    Raises:
-        FileNotFoundError: when the step that writes it has not run.
-        ValueError: when a row is cut short; names the file.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no {path}: the step that writes it has not run")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise ValueError(f"each row must have one value per column, got another number in row {number} of {path}")
-    return rows
 
 
 def find_run(folder: str | Path) -> RunFolders:

@@ -25,14 +25,28 @@ from typing import Any
 from markupsafe import Markup
 
 from hybridmim_components.report.curves import curves_svg
-from hybridmim_components.report.run_folders import Row, RunFolders, naming
-from hybridmim_components.report.verdicts import HELD_OUT, LEARNT_SHARE, start_and_end, terms_of
-from hybridmim_components.system.files import read_json_object
+from hybridmim_components.report.run_folders import RunFolders, naming
+from hybridmim_components.system.files import Row, read_json_object
 from hybridmim_components.weights import read_recipe, read_weights
+from hybridmim_components.workflow.learning import LEARNT_SHARE, start_and_end, terms_of
 
-__all__ = ["best_epoch", "data_findings", "fine_tuning_curves", "pretraining_section", "recipes_of", "step_facts"]
+__all__ = [
+    "HELD_OUT",
+    "best_epoch",
+    "data_findings",
+    "fine_tuning_curves",
+    "pretraining_section",
+    "recipes_of",
+    "step_facts",
+]
 
 logger = logging.getLogger(__name__)
+#: Figures of held-out volumes, by their column in validation.csv.
+HELD_OUT = {
+    "val_masked_error_share": "masked error, share of guessing",
+    "val_number_within_one": "number of masked patches, at most one off",
+    "val_location_accuracy": "location of masked patches, balanced",
+}
 _MOST_PREVIEWS = 12
 _FINGERPRINTS = ("volumes", "pretraining_volumes", "training_volumes", "validation_volumes")
 

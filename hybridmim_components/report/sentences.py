@@ -17,7 +17,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from hybridmim_components.report.run_folders import RunFolders
-from hybridmim_components.report.verdicts import CaseScores, Difference, learning_sentence, paired_difference
+from hybridmim_components.report.verdicts import CaseScores, Difference, paired_difference
+from hybridmim_components.workflow.learning import learning_sentence
 
 __all__ = ["verdict_sentences"]
 

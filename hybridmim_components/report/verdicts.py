@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a run shows, in numbers and sentences: whether pre-training learnt, and how two runs differ case by case."""
+"""What an evaluation shows in numbers: the scores of each case, and how two runs differ case by case."""
 
 from __future__ import annotations
 
@@ -22,30 +22,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-from hybridmim_components.method.losses import LOSS_TERMS
-from hybridmim_components.report.run_folders import Row
+from hybridmim_components.system.files import Row
 
-__all__ = [
-    "HELD_OUT",
-    "LEARNT_SHARE",
-    "CaseScores",
-    "Difference",
-    "case_scores",
-    "learning_sentence",
-    "paired_difference",
-    "start_and_end",
-    "terms_of",
-]
+__all__ = ["CaseScores", "Difference", "case_scores", "paired_difference"]
 
-#: A term counts as learnt if it ends below this share of the value that guessing gives.
-LEARNT_SHARE = 0.9
 _FEWEST_CASES = 10
-#: Figures of held-out volumes, by their column in validation.csv.
-HELD_OUT = {
-    "val_masked_error_share": "masked error, share of guessing",
-    "val_number_within_one": "number of masked patches, at most one off",
-    "val_location_accuracy": "location of masked patches, balanced",
-}
 
 
 @dataclass(frozen=True)
@@ -87,41 +68,6 @@ class Difference:
     cases: int
 
 
-def terms_of(rows: Sequence[Row]) -> list[str]:
-    """Return the loss terms that a pre-training used and that can be compared with guessing."""
-    return [term for term in LOSS_TERMS if rows and f"{term}_share" in rows[0]]
-
-
-def start_and_end(rows: Sequence[Row], column: str) -> tuple[float, float]:
-    """Return means over the first and the last tenth of the epochs, since single epochs are noisy.
-
-    Example:
-        >>> start_and_end([{"loss": "3"}, {"loss": "2"}, {"loss": "1"}], "loss")
-        (3.0, 1.0)
-    """
-    values = [float(row[column]) for row in rows]
-    span = max(1, len(values) // 10)
-    return fmean(values[:span]), fmean(values[-span:])
-
-
-def learning_sentence(rows: Sequence[Row]) -> str:
-    """Say which terms of a pre-training ended below guessing, and which did not.
-
-    The consistency term is left out: two heads that both guess agree with each other.
-
-    Args:
-        rows: rows of the pre-training's training.csv.
-    """
-    ends = {term: start_and_end(rows, f"{term}_share")[1] for term in terms_of(rows) if term != "consistency"}
-    if not ends:
-        return "Pre-training has not finished an epoch."
-    groups = {
-        "learnt": [f"{_words(term)} ({end:.2f} of guessing)" for term, end in ends.items() if end < LEARNT_SHARE],
-        "did not learn": [f"{_words(term)} ({end:.2f})" for term, end in ends.items() if not end < LEARNT_SHARE],
-    }
-    return "Pre-training " + " and ".join(f"{verb} {', '.join(found)}" for verb, found in groups.items() if found) + "."
-
-
 def case_scores(rows: Sequence[Row]) -> dict[str, CaseScores]:
     """Group the rows of evaluation_cases.csv by case, the lowest Dice first; cases without a Dice come last."""
     by_case: dict[str, list[Row]] = {}
@@ -155,10 +101,6 @@ def paired_difference(first: Mapping[str, CaseScores], second: Mapping[str, Case
         found = bootstrap((differences,), np.mean, method="percentile", random_state=generator).confidence_interval
         low, high = float(found.low), float(found.high)
     return Difference(fmean(differences), low, high, len(differences))
-
-
-def _words(term: str) -> str:
-    return term.replace("_", " ")
 
 
 def _mean(values: Sequence[float]) -> float:

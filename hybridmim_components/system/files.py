@@ -9,10 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Atomic writing of files, so that a kill leaves the old file or the new one, and reading of untrusted JSON."""
+"""Atomic writing of files, so that a kill leaves the old one or the new one; reading of tables and untrusted JSON."""
 
 from __future__ import annotations
 
+import csv
 import glob
 import json
 import os
@@ -23,7 +24,19 @@ from typing import IO, Any, NoReturn
 
 import torch
 
-__all__ = ["PARTIAL", "file_state", "read_json_object", "save_tensors", "write_bytes", "write_text"]
+__all__ = [
+    "PARTIAL",
+    "Row",
+    "file_state",
+    "read_json_object",
+    "read_table",
+    "save_tensors",
+    "write_bytes",
+    "write_text",
+]
+
+Row = dict[str, str]
+
 
 #: Suffix of the temporary file that stays beside the target if the process is killed while it writes.
 PARTIAL = ".partial"
@@ -61,6 +74,23 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"numbers must be finite, got {name}")
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """Read the rows of a CSV file that :class:`.handlers.History` or :class:`.handlers.EvaluationReport` wrote.
+
+    Raises:
+        FileNotFoundError: when the step that writes it has not run.
+        ValueError: when a row is cut short; names the file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no {path}: the step that writes it has not run")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(f"each row must have one value per column, got another number in row {number} of {path}")
+    return rows
 
 
 def write_text(path: str | Path, text: str) -> None:

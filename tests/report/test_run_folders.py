@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from hybridmim_components.report.run_folders import find_run, read_table
+from hybridmim_components.report.run_folders import find_run
+from hybridmim_components.system.files import read_table
 from hybridmim_components.workflow.run_record import RunRecord
 
 

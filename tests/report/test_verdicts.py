@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the report says of learning and of differences, against numbers worked out by hand."""
+"""Scores of cases and differences of runs, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -17,26 +17,11 @@ import math
 
 import pytest
 
-from hybridmim_components.report.verdicts import CaseScores, case_scores, learning_sentence, paired_difference
-
-
-def shares(**ends: float) -> list[dict[str, str]]:
-    """Rows of ten epochs that start at guessing."""
-    start = {f"{term}_share": "1.0" for term in ends}
-    return [start] * 9 + [{f"{term}_share": str(end) for term, end in ends.items()}]
+from hybridmim_components.report.verdicts import CaseScores, case_scores, paired_difference
 
 
 def scores(**dice: float) -> dict[str, CaseScores]:
     return {name: CaseScores((), value, 1.0, "unseen") for name, value in dice.items()}
-
-
-def test_a_term_at_guessing_is_not_called_learnt() -> None:
-    sentence = learning_sentence(shares(partial_region=0.4, number=0.89, location=0.9, consistency=0.01, contrast=1.2))
-    learnt, _, rest = sentence.partition(" and did not learn ")
-    assert learnt == "Pre-training learnt partial region (0.40 of guessing), number (0.89 of guessing)"
-    assert rest == "location (0.90), contrast (1.20)."
-    assert learning_sentence(shares(number=math.nan)) == "Pre-training did not learn number (nan)."
-    assert learning_sentence([]) == "Pre-training has not finished an epoch."
 
 
 def test_a_case_has_the_means_of_the_classes_in_its_label_and_the_worst_comes_first() -> None:

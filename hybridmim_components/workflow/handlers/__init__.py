@@ -17,6 +17,7 @@ from hybridmim_components.workflow.handlers.best_weights import BestWeights, Las
 from hybridmim_components.workflow.handlers.checkpoints import Checkpoints
 from hybridmim_components.workflow.handlers.evaluation_report import EvaluationReport
 from hybridmim_components.workflow.handlers.history import History
+from hybridmim_components.workflow.handlers.learning_verdict import LearningVerdict
 from hybridmim_components.workflow.handlers.non_finite import DropNonFiniteSteps
 from hybridmim_components.workflow.handlers.preview import ReconstructionPreview
 from hybridmim_components.workflow.handlers.progress import TerminalProgressBar
@@ -30,6 +31,7 @@ __all__ = [
     "EvaluationReport",
     "History",
     "IntervalAndFinalValidation",
+    "LearningVerdict",
     "ReconstructionPreview",
     "SeededSteps",
     "TerminalProgressBar",

@@ -1,0 +1,58 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Handler that says at the end of a pre-training what it learnt, and warns of what it did not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from hybridmim_components.system.files import read_table
+from hybridmim_components.workflow.learning import LEARNT_SHARE, final_shares, learning_sentence
+
+__all__ = ["LearningVerdict"]
+
+logger = logging.getLogger(__name__)
+
+
+class LearningVerdict:
+    """Handler that compares each loss term with guessing when a pre-training has ended.
+
+    A total loss that falls does not show this: the reconstruction may improve while the heads still guess. A term that
+    ends at more than :data:`.learning.LEARNT_SHARE` of guessing gives a warning.
+
+    Args:
+        path: training.csv of :class:`.History`, which must be attached first.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Log the verdict."""
+        if idist.get_rank() > 0 or not self.path.is_file():
+            return
+        rows = read_table(self.path)
+        unlearnt = [term for term, share in final_shares(rows).items() if not share < LEARNT_SHARE]
+        if not unlearnt:
+            logger.info(learning_sentence(rows))
+            return
+        settings = " or ".join(f"{term}_weight" for term in unlearnt)
+        logger.warning("%s Train longer, or raise %s.", learning_sentence(rows), settings)
