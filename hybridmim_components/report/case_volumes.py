@@ -131,9 +131,10 @@ def read_case(
 
 def _channels(files: Sequence[str]) -> int:
     """Return the number of channels: that of the files, or of a NIfTI file with a fourth axis."""
-    if len(files) > 1 or not files[0].endswith((".nii", ".nii.gz")) or not Path(files[0]).is_file():
+    path = files[0]
+    if len(files) > 1 or not path.endswith((".nii", ".nii.gz")) or not Path(path).is_file():
         return len(files)
-    shape: tuple[int, ...] = nib.load(files[0]).shape
+    shape: tuple[int, ...] = nib.load(path).shape
     return int(shape[3]) if len(shape) == 4 else 1
 
 

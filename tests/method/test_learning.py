@@ -164,9 +164,14 @@ def test_a_term_whose_gradient_is_cut_does_not(term: str) -> None:
 
 @pytest.mark.slow
 def test_the_consistency_teaches_a_head_that_has_no_loss_of_its_own() -> None:
-    """Where both heads learn, they agree by themselves; so the number's own loss is cut."""
-    taught, untaught = (learn("unet", {"number_weight": 0.0, **cut}) for cut in ({}, {"consistency_weight": 0.0}))
-    assert "consistency" not in missed(taught) and taught["number"] < 1, taught
+    """Where both heads learn, they agree by themselves; so the number's own loss is cut.
+
+    Location and consistency weigh more than elsewhere: otherwise it depends on rounding whether the location is learned
+    in time to teach.
+    """
+    weights = {"number_weight": 0.0, "location_weight": 0.6}
+    taught, untaught = (learn("unet", {**weights, "consistency_weight": weight}) for weight in (0.05, 0.0))
+    assert "consistency" not in missed(taught) and taught["number"] < 0.85, taught
     assert "consistency" in missed(untaught) and untaught["number"] > 1, untaught
 
 
