@@ -282,6 +282,14 @@ def test_the_readme_has_the_figures_of_the_trials() -> None:
     assert seeds == {1: {7}, 2: {3, 4}} and "seven seeds with one label, three or four with two" in text
 
 
+def test_the_readme_tells_how_many_pretrainings_learnt_nothing_at_the_region_level() -> None:
+    rows = [row for row in few_labels.read_rows(RESULTS / "pretraining.csv") if row["arm"] == "hybridmim"]
+    guessing = [row for row in rows if float(row["location_accuracy"]) < 0.55 and float(row["number_accuracy"]) < 0.3]
+    assert (len(rows), len(guessing)) == (10, 2)
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "of ten pre-trainings of ten minutes for the table below, two ended with both heads at guessing" in text
+
+
 def test_the_readme_claims_a_gain_only_where_the_interval_is_above_zero() -> None:
     scores = read_scores(RESULTS / "cells.csv")
     gains = [
