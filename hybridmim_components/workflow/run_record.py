@@ -107,10 +107,10 @@ class RunRecord:
 def _command() -> str:
     """Return the command line as a user types it."""
     program, *arguments = sys.argv or [""]
-    parts = Path(program).with_suffix("").parts
-    words = [Path(program).name]
-    if parts[-1:] == ("__main__",):
-        words = ["python", "-m", "monai.bundle" if parts[-2:-1] == ("bundle",) else parts[-2]]
+    path = Path(program)
+    words = [path.name or "python"]  # there is no program where a person types into Python
+    if path.name == "__main__.py":
+        words = ["python", "-m", "monai.bundle" if path.parent.name == "bundle" else path.parent.name]
     return " ".join([*words, *map(_quoted, arguments)])
 
 

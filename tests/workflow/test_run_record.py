@@ -60,6 +60,18 @@ def test_each_start_is_kept_with_its_outcome(tmp_path: Path, monkeypatch: pytest
     assert outcomes(tmp_path) == ["finished"]
 
 
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [([""], "python"), ([], "python"), (["-c"], "-c"), (["/x/hybridmim_components/__main__.py", "nnunet"], "nnunet")],
+)
+def test_other_programs_are_recorded_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], command: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    with RunRecord(tmp_path, "train"):
+        assert read(tmp_path)["command"].endswith(command)
+
+
 def test_the_record_names_neither_machine_nor_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "ward-7-console")
     monkeypatch.setattr(getpass, "getuser", lambda: "dr-who")
