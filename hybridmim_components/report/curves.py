@@ -24,7 +24,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hybridmim_components.report.run_folders import Row
+from hybridmim_components.system.files import Row
 
 __all__ = ["LINE_COLOURS", "curves_svg", "smooth"]
 

@@ -29,6 +29,7 @@ from hybridmim_components.data.datasets import label_names, read_cases
 from hybridmim_components.data.volumes import image_files
 from hybridmim_components.report.curves import smooth
 from hybridmim_components.report.sections import HELD_OUT
+from hybridmim_components.report.verdicts import case_scores
 from hybridmim_components.system.files import Row, read_table
 from hybridmim_components.workflow.learning import start_and_end, terms_of
 
@@ -161,18 +162,17 @@ def _epochs(rows: Sequence[Row]) -> list[int]:
 def _evaluated_cases(
     evaluate_dir: Path, dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """Return the cases that have a mask, with the mean Dice of their classes."""
+    """Return the cases that have a mask, with the mean Dice of the classes that their truth contains."""
     cases = {case["case_id"]: case for case in read_cases(dataset, dataset_dir, modalities)}
-    scores: dict[str, list[Row]] = {}
-    for row in read_table(evaluate_dir / "evaluation_cases.csv"):
-        scores.setdefault(row["case"], []).append(row)
+    rows = read_table(evaluate_dir / "evaluation_cases.csv")
+    scores = case_scores(rows)
     found: list[dict[str, Any]] = []
-    for case_id, rows in scores.items():
+    for case_id in dict.fromkeys(row["case"] for row in rows):
         mask = evaluate_dir / "masks" / f"{case_id}_seg.nii.gz"
         if mask.is_file() and case_id in cases:
-            dice = sum(float(row["dice"]) for row in rows) / len(rows)
-            name = rows[0]["class"] if len(rows) == 1 else "mean"
-            found.append({**cases[case_id], "mask": mask, "dice": dice, "class": name, "figures": rows[0]["figures"]})
+            case = scores[case_id]
+            name = case.rows[0]["class"] if len(case.rows) == 1 else "mean"
+            found.append({**cases[case_id], "mask": mask, "dice": case.dice, "class": name, "figures": case.group})
     if not found:
         raise FileNotFoundError(f"no masks of cases of {dataset_dir} in {evaluate_dir / 'masks'}")
     return found

@@ -90,7 +90,8 @@ def _step_of(folder: Path) -> str | None:
     if (folder / "evaluation_cases.csv").is_file():
         return "evaluate"
     if (folder / "training.csv").is_file():
-        columns = next(csv.reader((folder / "training.csv").open(encoding="utf-8")), [])
+        with (folder / "training.csv").open(newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file), [])
         return "pretrain" if any(name.endswith("_share") for name in columns) else "train"
     return None
 

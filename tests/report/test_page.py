@@ -215,6 +215,15 @@ def test_niivue_is_the_published_file_and_its_licences_are_kept() -> None:
         assert needed in about
 
 
+def test_an_exported_bundle_says_that_it_has_no_page(
+    whole_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its export copies Python files alone."""
+    monkeypatch.setattr("hybridmim_components.report.page.files", lambda package: tmp_path)
+    with pytest.raises(FileNotFoundError, match="an exported bundle leaves the report page out"):
+        write_report(whole_run())
+
+
 HEADER = "case,class,dice,hd95_mm,label_voxels,pred_voxels,flag,figures"
 
 
