@@ -116,9 +116,7 @@ def write_report(
 def _resource(name: str) -> str:
     path = files(__package__).joinpath("static", name)
     if not path.is_file():
-        raise FileNotFoundError(
-            "an exported bundle leaves the report page out: use the command of the project's repository"
-        )
+        raise FileNotFoundError("an exported bundle leaves the report page out: use the project's repository")
     content = path.read_bytes()
     return (gzip.decompress(content) if name.endswith(".gz") else content).decode()
 
