@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = ["LINE_COLOURS", "curves_svg", "smooth"]
 LINE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _RUNNING = ", running mean"
 _INK = "#010203"  # stands for the page's own text colour
+_SVG_DPI = 72  # a pixel is then the unit of the SVG file
 _DASHES = ("-", "--", "-.", ":")
 
 
@@ -41,7 +43,7 @@ def curves_svg(
     level: tuple[float, str] | None = None,
     smoothed: bool = True,
 ) -> Markup:
-    """Draw values against the epoch.
+    """Draw values against the epoch. A browser shows the values of an epoch where the pointer is.
 
     Args:
         curves: for each name in the legend, rows of a CSV file and the column to draw.
@@ -53,7 +55,7 @@ def curves_svg(
         An ``svg`` element.
     """
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": ylabel, "font.size": 11}):
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.4), dpi=_SVG_DPI, layout="constrained")
         axis = figure.subplots()
         lines: dict[str, Any] = {}
         for number, (name, (rows, column)) in enumerate(curves.items()):
@@ -81,12 +83,34 @@ def curves_svg(
         legend = axis.legend(list(lines.values()), names, labelcolor=_INK, framealpha=0, fontsize=10)
         for text in legend.get_texts():
             text.set_parse_math(False)  # a name may hold dollar signs
+        figure.draw_without_rendering()  # places the axes
+        strips = _hover_strips(axis, {name: line for name, line in lines.items() if name in curves})
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     # names of groups would stand several times in a page that holds several curves
     svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :]).replace(_INK, "currentColor")
-    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(ylabel)} against the epoch" ', 1))
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(ylabel)} against the epoch" ', 1)
+    return Markup(svg.replace("</svg>", f"{strips}</svg>"))
+
+
+def _hover_strips(axis: Any, lines: Mapping[str, Any]) -> str:
+    """Return a clear strip for each epoch that has values, from the top of the axes to the bottom, with its values."""
+    values: dict[int, list[str]] = {}
+    for name, line in lines.items():
+        for epoch, value in line.get_xydata():
+            values.setdefault(int(epoch), []).append(f"{name}: {value:.4g}")
+    if not values:
+        return ""
+    box, height = axis.get_window_extent(), axis.get_figure().bbox.height
+    epochs = sorted(values)
+    at = [axis.transData.transform((epoch, 0))[0] for epoch in epochs]
+    middles = [box.x0, *((left + right) / 2 for left, right in itertools.pairwise(at)), box.x1]
+    return "".join(
+        f'<rect x="{left:.1f}" y="{height - box.y1:.1f}" width="{right - left:.1f}" height="{box.height:.1f}" '
+        f'fill="none" pointer-events="all"><title>epoch {epoch}\n{escape(chr(10).join(values[epoch]))}</title></rect>'
+        for epoch, (left, right) in zip(epochs, itertools.pairwise(middles), strict=True)
+    )
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:

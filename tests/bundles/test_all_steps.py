@@ -158,13 +158,14 @@ def test_a_separate_test_set_is_unseen_and_copies_of_other_cases_are_told(
         "fold": {"dataset_dir": test, "fold": "all"},
     }
     for name, places in folders.items():
-        done = step(spleen, "evaluate", **models, **places, output_dir=tmp_path / name)
+        done = step(spleen, "evaluate", **models, **places, output_dir=tmp_path / name, report=tmp_path / name)
         assert done.returncode == 0, done.stderr
         found = rows(tmp_path / name / "evaluation_cases.csv")
         expected = [("spleen_1", "unseen"), ("spleen_2", "unseen"), ("spleen_8", "validation")]
         assert sorted((r["case"], r["figures"]) for r in found) == expected
         summary = rows(tmp_path / name / "evaluation_summary.csv")
         assert [(r["figures"], r["cases"]) for r in summary[::2]] == [("unseen", "2"), ("validation", "1")]
+        assert "The weights have not seen these cases" in (tmp_path / name / "report.html").read_text(encoding="utf-8")
     for kind in ("image", "label"):
         shutil.copy(held_out["training"][0][kind], test / f"{kind}sTr" / "spleen_9.nii.gz")
     leak = {"test_dir": test, "output_dir": tmp_path / "leak"}

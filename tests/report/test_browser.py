@@ -142,6 +142,14 @@ def test_the_table_sorts_and_the_keyboard_goes_from_case_to_case(
     picture(page)
     page.keyboard.press("ArrowDown")
     page.wait_for_function("document.getElementById('case-name').textContent === 'case_011'")
+    # curves: the middle of a plot tells the values of an epoch
+    middle = """() => {
+        const plot = document.querySelector(".figures svg");
+        plot.scrollIntoView({block: "center"});
+        const box = plot.getBoundingClientRect();
+        return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2).textContent;
+    }"""
+    assert page.evaluate(middle).startswith("epoch ")
     # previews: the last epoch is shown, then the first
     assert page.locator(".previews img:visible").get_attribute("data-epoch") == "30"
     page.fill(".previews input", "0")
