@@ -34,7 +34,8 @@ ends with a table, overview.png and report.html. Without --dataset-dir it does s
 brains; the hippocampus bundles download their data set of real patients (27 MB) instead. Each step is the bundle's own
 config, shrunk by overrides. A step that is done is not done again: remove --output for that.
 
-  --bundle NAME          brats2020, btcv, msd_hippocampus, msd_liver or msd_spleen, then _unet or _swinunetr
+  --bundle NAME          brats2020, btcv, msd_hippocampus, msd_liver or msd_spleen, then _unet or _swinunetr;
+                         msd_hippocampus and msd_spleen also with _dynunet
                          (default msd_spleen_unet)
   --dataset-dir DIR      your data set, in the layout that the bundle's docs/README.md names
   --unlabelled-dirs DIR  your folder of unlabelled scans
@@ -148,6 +149,7 @@ case "$name" in
 esac
 case "$name" in
     msd_hippocampus_*) ;;
+    *_dynunet) small+=(--network_def#filters "[8,16,32,64,64]") learning_rate=0.002 ;;
     *_unet) small+=(--network_def#features "[8,8,16,32,64,8]") learning_rate=0.002 ;;
     *_swinunetr) small+=(--network_def#feature_size 12 --network_def#depths "[1,1,1,1]") learning_rate=0.001 ;;
 esac

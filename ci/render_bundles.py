@@ -11,9 +11,9 @@
 
 """Render the bundles from their one source, ``ci/bundles``.
 
-A bundle combines a data set with a backbone. ``common`` holds the templates that all bundles share. ``modalities``
-holds the values in which CT and MRI differ. Each data set and each backbone has one file of values. The templates, and
-the values themselves, may contain placeholders:
+A bundle combines a data set with a backbone; a backbone's ``datasets`` limits it to these. ``common`` holds the
+templates that all bundles share. ``modalities`` holds the values in which CT and MRI differ. Each data set and each
+backbone has one file of values. The templates, and the values themselves, may contain placeholders:
 
 - a string that is just ``{{name}}`` becomes the value of that name, whatever its type;
 - ``{{name}}`` within other text becomes the value as text;
@@ -107,7 +107,7 @@ def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str,
     layers = {
         "modality": read_modality(source, own["modality"]),
         "dataset": own,
-        "backbone": read_json(source / "backbones" / f"{backbone}.json"),
+        "backbone": read_backbone(source, backbone),
         "dataset's own of the backbone": of_backbone,
         "performance": read_performance(source, f"{dataset}_{backbone}"),
         "changes": dict(changes or {}),
@@ -140,6 +140,11 @@ def read_performance(source: Path, name: str) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def read_backbone(source: Path, name: str) -> dict[str, Any]:
+    """Read the values of a backbone, without the data sets that it is limited to."""
+    return {key: value for key, value in read_json(source / "backbones" / f"{name}.json").items() if key != "datasets"}
+
+
 def read_modality(source: Path, name: str) -> dict[str, Any]:
     """Read the values of a kind of image; ``based_on`` names another kind that provides the values that are missing."""
     own = read_json(source / "modalities" / f"{name}.json")
@@ -163,7 +168,7 @@ def render_bundle(
             files[place] = format_json(values.render(read_json(template))) + "\n"
         else:
             files[place] = values.render_text(template.read_text(encoding="utf-8"))
-    own = {**read_json(source / "datasets" / f"{dataset}.json"), **read_json(source / "backbones" / f"{backbone}.json")}
+    own = {**read_json(source / "datasets" / f"{dataset}.json"), **read_backbone(source, backbone)}
     own |= own.pop("of_backbone", {}).get(backbone, {})
     unused = sorted((own.keys() | (changes or {}).keys()) - values.used)
     if unused:
@@ -179,6 +184,17 @@ def bundle_name(dataset: str, backbone: str) -> str:
 def names(source: Path, kind: str) -> list[str]:
     """Return the names of the data sets or backbones that the source describes."""
     return sorted(path.stem for path in (source / kind).glob("*.json"))
+
+
+def combinations(source: Path) -> list[tuple[str, str]]:
+    """Return the data set and the backbone of every bundle."""
+    datasets, found = names(source, "datasets"), []
+    for backbone in names(source, "backbones"):
+        limited = read_json(source / "backbones" / f"{backbone}.json").get("datasets", datasets)
+        if unknown := sorted(set(limited) - set(datasets)):
+            raise ValueError(f"datasets of {backbone}.json must be of {', '.join(datasets)}, got {', '.join(unknown)}")
+        found += [(dataset, backbone) for dataset in limited]
+    return sorted(found)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -226,18 +242,21 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     changes = {name: json.loads(text) for name, _, text in (change.partition("=") for change in options.set)}
     different, expected = [], set()
-    for dataset in [options.dataset] if options.dataset else names(options.source, "datasets"):
-        for backbone in [options.backbone] if options.backbone else names(options.source, "backbones"):
-            folder = options.output / bundle_name(dataset, backbone)
-            for place, text in render_bundle(options.source, dataset, backbone, changes).items():
-                target = folder / place
-                expected.add(target)
-                if options.check:
-                    same = target.is_file() and target.read_text(encoding="utf-8") == text
-                    different += [] if same else [str(target)]
-                else:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_text(text, encoding="utf-8")
+    for dataset, backbone in combinations(options.source):
+        if options.dataset not in (None, dataset) or options.backbone not in (None, backbone):
+            continue
+        folder = options.output / bundle_name(dataset, backbone)
+        for place, text in render_bundle(options.source, dataset, backbone, changes).items():
+            target = folder / place
+            expected.add(target)
+            if options.check:
+                same = target.is_file() and target.read_text(encoding="utf-8") == text
+                different += [] if same else [str(target)]
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="utf-8")
+    if not expected:
+        parser.error(f"there is no bundle of {options.dataset or 'a data set'} and {options.backbone or 'a backbone'}")
     if options.check and not (options.dataset or options.backbone):
         different += [str(path) for path in _files(options.output) if path not in expected]
     if different:

@@ -19,21 +19,31 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from render_bundles import SOURCE, bundle_name, format_json, names, render_bundle
+from render_bundles import SOURCE, bundle_name, combinations, format_json, render_bundle
 from torch import nn
 
 from hybridmim_components.networks.backbones import backbone_of
 from hybridmim_components.phantoms import PhantomFolders, write_phantoms
 from hybridmim_components.weights import save_weights
 
-NAMES = [f"{dataset}_{backbone}" for dataset in names(SOURCE, "datasets") for backbone in ("unet", "swinunetr")]
+NAMES = [f"{dataset}_{backbone}" for dataset, backbone in combinations(SOURCE)]
 _NETWORKS: dict[str, dict[str, Any]] = {
+    "dynunet": {
+        "spatial_dims": 3,
+        "kernel_size": [3, 3, 3, 3],
+        "strides": [1, 2, 2, 2],
+        "upsample_kernel_size": [2, 2, 2],
+        "filters": [4, 4, 8, 8],
+        "norm_name": ["INSTANCE", {"affine": True}],
+        "dropout": 0.1,
+        "_target_": "DynUNet",
+    },
     "unet": {"spatial_dims": 3, "features": [4, 4, 4, 8, 8, 4], "dropout": 0.1, "_target_": "BasicUNet"},
     "swinunetr": {"feature_size": 12, "depths": [1, 1, 1, 1], "drop_rate": 0.1, "_target_": "SwinUNETR"},
 }
-_CROPS = {"unet": [48, 48, 48], "swinunetr": [64, 64, 64]}
+_CROPS = {"dynunet": [48, 48, 48], "unet": [48, 48, 48], "swinunetr": [64, 64, 64]}
 _MASKING = {
-    "unet": {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]},
+    **dict.fromkeys(("dynunet", "unet"), {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]}),
     "swinunetr": {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]},
 }
 _GRIDS: dict[str, dict[str, Any]] = {

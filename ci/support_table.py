@@ -57,14 +57,14 @@ TEXT = """# What works where
 `python ci/support_table.py` writes this page; do not edit it by hand.
 
 The bundles were exported by `ci/export_bundle.py` and used where `hybridmim_components` cannot be imported. **Their
-networks are shrunk** (UNet with 4 to 8 features, SwinUNETR with feature size 12 and one block a stage, crops of 48^3
-and 64^3, voxels of 5 and 6 mm), **their weights are untrained, and all images are phantoms**. The table shows that the
-parts fit together. It says nothing about accuracy, memory or speed.
+networks are shrunk** (UNet and DynUNet with 4 to 8 features, SwinUNETR with feature size 12 and one block a stage,
+crops of 48^3 and 64^3, voxels of 5 and 6 mm), **their weights are untrained, and all images are phantoms**. The table
+shows that the parts fit together. It says nothing about accuracy, memory or speed.
 
 - zoo checks: `ci/check_exported.py` checks files, style, metadata, network, train, evaluate, inference and TorchScript
   as the Model Zoo does, with the zoo's settings of isort, black, flake8 and pre-commit; the zoo's JSON schema of the
   metadata and pytype are not run
-- Label: a MONAI Label {monailabel} server with the data set's two bundles; infer by the image's id, train one epoch on
+- Label: a MONAI Label {monailabel} server with bundles of one data set; infer by the image's id, train one epoch on
   four cases, infer again with the new weights; the masks lie on the image's grid and hold labels of the metadata
 - TorchScript, ONNX, OpenVINO: the bundle's own `python -m scripts export`, which compares each file with PyTorch
 

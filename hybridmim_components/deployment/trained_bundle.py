@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
-from monai.networks.nets import BasicUNet
+from monai.networks.nets import BasicUNet, DynUNet
 from torch import nn
 
 from hybridmim_components.networks.backbones import backbone_of
@@ -32,7 +32,7 @@ __all__ = ["TrainedBundle"]
 
 # Networks whose exported file takes crops of any size. Every other network is exported for one size: SwinUNETR
 # computes the windows and masks of its attention in Python from the size of the crop, so that they become constants.
-RESIZABLE = (BasicUNet,)
+RESIZABLE = (BasicUNet, DynUNet)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class HybridMIM(nn.Module):
         if contrast and not has_dropout(network):
             raise ValueError(
                 "the contrast compares two dropout views, but the network has no dropout: "
-                "set network_def's dropout (BasicUNet) or drop_rate (SwinUNETR) above 0, or contrast_weight to 0"
+                "set network_def's dropout (SwinUNETR: drop_rate) above 0, or contrast_weight to 0"
             )
         dims = len(grid.image_size)
         in_channels, bottleneck, decoded = self.backbone.channels(network)

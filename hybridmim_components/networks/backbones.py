@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, ClassVar
 
-from monai.networks.blocks import UnetrBasicBlock, UnetrUpBlock
-from monai.networks.nets import BasicUNet, SwinUNETR
+from monai.networks.blocks import UnetBasicBlock, UnetrBasicBlock, UnetResBlock, UnetrUpBlock
+from monai.networks.nets import BasicUNet, DynUNet, SwinUNETR
 from monai.networks.nets.basic_unet import TwoConv, UpCat
 from monai.networks.nets.swin_unetr import SwinTransformerBlock
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 # torch types every attribute of a module as Tensor | Module, which can neither be called nor divided
 Network = Any
 
-__all__ = ["Backbone", "BasicUNetBackbone", "SwinUNETRBackbone", "backbone_of", "check_crop_size"]
+__all__ = ["Backbone", "BasicUNetBackbone", "DynUNetBackbone", "SwinUNETRBackbone", "backbone_of", "check_crop_size"]
 
 
 class Backbone(ABC):
@@ -127,6 +127,46 @@ class BasicUNetBackbone(Backbone):
 
     def apply_output_layer(self, network: Network, feature: Tensor) -> Tensor:  # noqa: D102
         return network.final_conv(feature)
+
+
+class DynUNetBackbone(Backbone):
+    """``monai.networks.nets.DynUNet``, MONAI's network of nnU-Net's kind; strides may differ from axis to axis.
+
+    It must be built without deep supervision. Each name of a weight stands twice in its state dict, the second time
+    below ``skip_layers``.
+    """
+
+    network_class = DynUNet
+    output_layer = "output_block"
+    blocks = (UnetBasicBlock, UnetResBlock)
+    stem = ("input_block.conv1.conv.weight", "skip_layers.downsample.conv1.conv.weight")
+
+    def total_stride(self, network: Network) -> int:  # noqa: D102
+        return max(self.strides(network))
+
+    def strides(self, network: Network, axes: int = 3) -> tuple[int, ...]:  # noqa: D102
+        of_levels = [(stride,) * axes if isinstance(stride, int) else stride for stride in network.strides]
+        return tuple(prod(of_axis) for of_axis in zip(*of_levels, strict=True))
+
+    def channels(self, network: Network) -> tuple[int, int, int]:  # noqa: D102
+        return network.in_channels, network.filters[-1], network.filters[0]
+
+    def encode(self, network: Network, x: Tensor) -> list[Tensor]:  # noqa: D102
+        if network.deep_supervision:
+            raise ValueError("DynUNet must be built with deep_supervision false, got true")
+        features = [network.input_block(x)]
+        for down in (*network.downsamples, network.bottleneck):
+            features.append(down(features[-1]))
+        return features
+
+    def decode(self, network: Network, features: list[Tensor]) -> Tensor:  # noqa: D102
+        *skips, x = features
+        for up, skip in zip(network.upsamples, skips[::-1], strict=True):
+            x = up(x, skip)
+        return x
+
+    def apply_output_layer(self, network: Network, feature: Tensor) -> Tensor:  # noqa: D102
+        return network.output_block(feature)
 
 
 class SwinUNETRBackbone(Backbone):

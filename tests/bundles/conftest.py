@@ -25,23 +25,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from render_bundles import SOURCE, combinations
 
 from hybridmim_components.phantoms import PhantomFolders, write_phantoms
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
-DATASETS = ("brats2020", "btcv", "msd_hippocampus", "msd_liver", "msd_spleen")
 # each data set and each backbone once or more; the others, which differ from these in the same values, are for --full
-BY_DEFAULT = ("brats2020_unet", "btcv_swinunetr", "msd_hippocampus_swinunetr", "msd_liver_unet", "msd_spleen_unet")
+BY_DEFAULT = ("brats2020_unet", "btcv_swinunetr", "msd_hippocampus_dynunet", "msd_liver_unet", "msd_spleen_unet")
 NAMES = [
     pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.full)
-    for name in (f"{dataset}_{backbone}" for dataset in DATASETS for backbone in ("unet", "swinunetr"))
+    for name in (f"{dataset}_{backbone}" for dataset, backbone in combinations(SOURCE))
 ]
 NETWORKS: dict[str, dict[str, Any]] = {
+    "dynunet": {"network_def#filters": [4, 4, 4, 8, 8]},
     "unet": {"network_def#features": [4, 4, 4, 8, 8, 4]},
     "swinunetr": {"network_def#feature_size": 12, "network_def#depths": [1, 1, 1, 1]},
 }
 CROPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "unet": ({"roi_size": [48, 48, 48]}, {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]}),
+    **dict.fromkeys(
+        ("dynunet", "unet"), ({"roi_size": [48, 48, 48]}, {"subvolume_size": [16, 16, 16], "patch_size": [8, 8, 8]})
+    ),
     "swinunetr": ({"roi_size": [64, 64, 64]}, {"subvolume_size": [32, 32, 32], "patch_size": [16, 16, 16]}),
 }
 CT_GRID = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
@@ -77,9 +80,10 @@ class Bundle:
     def small(self, step: str) -> dict[str, Any]:
         """Overrides for a step."""
         spacing = [SPACINGS.get(self.dataset, 6.0)] * 3
-        # crops of a hippocampus are small as they are
+        # crops of a hippocampus are small as they are, and this network, which has fewer levels
         crop, masking = CROPS[self.backbone] if self.dataset != "msd_hippocampus" else ({}, {})
-        base = {**NETWORKS[self.backbone], **crop, "spacing": spacing, "device": "cpu", "num_workers": 0}
+        network = NETWORKS[self.backbone] if self.name != "msd_hippocampus_dynunet" else {}
+        base = {**network, **crop, "spacing": spacing, "device": "cpu", "num_workers": 0}
         schedule = {"epochs": 2, "steps_per_epoch": 2, "val_interval": 1, "batch_size": 2, "crops_per_volume": 1}
         schedule |= {"cache": "memory"}
         return base | (schedule if step in ("pretrain", "train") else {}) | (masking if step == "pretrain" else {})

@@ -31,7 +31,7 @@ from hybridmim_components.phantoms import write_phantoms
 from hybridmim_components.weights import load_pretrained, read_weights
 
 pytestmark = pytest.mark.slow
-OUTPUT_LAYERS = {"unet": "final_conv", "swinunetr": "out"}
+OUTPUT_LAYERS = {"dynunet": "output_block", "unet": "final_conv", "swinunetr": "out"}
 
 
 def rows(path: Path) -> list[dict[str, str]]:

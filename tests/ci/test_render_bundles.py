@@ -46,7 +46,7 @@ def test_the_committed_bundles_are_what_the_source_renders(tmp_path: Path) -> No
     assert render("--output", str(tmp_path)).returncode == 0
     tracked = subprocess.run(["git", "ls-files", "bundles"], cwd=ROOT, capture_output=True, text=True, check=True)
     committed = {name.removeprefix("bundles/"): (ROOT / name).read_bytes() for name in tracked.stdout.splitlines()}
-    assert len({name.split("/")[0] for name in committed}) == 10
+    assert len({name.split("/")[0] for name in committed}) == 12
     held = {f"hybridmim_msd_hippocampus_unet_segmentation/models/model.{suffix}" for suffix in ("pt", "json")}
     assert held < committed.keys(), "the weights that benchmarks/trained_weights.py made"
     assert files_of(tmp_path) == {name: text for name, text in committed.items() if name not in held}

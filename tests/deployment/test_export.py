@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "roi_size": [32, 32, 48],
         "overrides": {"network_def#features": [4, 4, 4, 8, 8, 4], "spacing": [3.0, 3.0, 3.0]},
     },
+    "dynunet": {"roi_size": [32, 32, 48], "overrides": {"network_def#filters": [4, 4, 4, 8, 8]}},
     # two blocks in the first stage: the second one's windows are shifted, which takes a mask for the size of the crop
     "swinunetr": {
         "roi_size": [64, 64, 64],
@@ -110,10 +111,15 @@ CASES = [
     pytest.param("msd_spleen_unet", "torchscript"),
     pytest.param("brats2020_unet", "torchscript"),
     pytest.param("msd_hippocampus_unet", "torchscript"),
+    pytest.param("msd_spleen_dynunet", "torchscript"),
     pytest.param("msd_spleen_swinunetr", "torchscript", marks=pytest.mark.slow),
     *(
         pytest.param(f"msd_spleen_{backbone}", format, marks=mark)
-        for backbone, mark in (("unet", pytest.mark.slow), ("swinunetr", pytest.mark.full))
+        for backbone, mark in (
+            ("unet", pytest.mark.slow),
+            ("dynunet", pytest.mark.full),
+            ("swinunetr", pytest.mark.full),
+        )
         for format in ("onnx", "openvino")
     ),
 ]

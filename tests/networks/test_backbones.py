@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pytest
 from backbone_tester import BackboneTester, Sample
-from monai.networks.nets import BasicUNet, SwinUNETR
+from monai.networks.nets import BasicUNet, DynUNet, SwinUNETR
 from torch import nn
 
 from hybridmim_components.method import MaskGrid
@@ -26,6 +26,23 @@ def unet(in_channels: int, out_channels: int, dropout: float) -> BasicUNet:
     return BasicUNet(3, in_channels, out_channels, (4, 4, 8, 8, 16, 4), dropout=dropout)
 
 
+def dynunet(in_channels: int, out_channels: int, dropout: float, residual: bool = False) -> DynUNet:
+    strides = [1, 2, (2, 2, 1), 2]
+    filters = [4, 6, 8, 10]
+    return DynUNet(
+        3,
+        in_channels,
+        out_channels,
+        [3] * 4,
+        strides,
+        strides[1:],
+        filters,
+        dropout,
+        res_block=residual,
+        trans_bias=True,
+    )
+
+
 def swin(in_channels: int, out_channels: int, dropout: float) -> SwinUNETR:
     return SwinUNETR(in_channels, out_channels, feature_size=12, depths=(1, 1, 1, 1), drop_rate=dropout)
 
@@ -33,6 +50,7 @@ def swin(in_channels: int, out_channels: int, dropout: float) -> SwinUNETR:
 #: A sample of each backbone that the package knows, by its network.
 SAMPLES = {
     BasicUNet: Sample(unet, MaskGrid((32, 48, 32), 16, 8), (20, 36, 40)),
+    DynUNet: Sample(dynunet, MaskGrid((32, 48, 16), (16, 16, 8), (8, 8, 4)), (24, 32, 20)),
     SwinUNETR: Sample(swin, MaskGrid((64, 32, 32), 32, 16), (32, 64, 32)),
 }
 
