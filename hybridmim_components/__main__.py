@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from hybridmim_components.data.case_table import case_rows, format_row
 from hybridmim_components.data.download import download_msd
 from hybridmim_components.data.volumes import quieten_readers
 from hybridmim_components.deployment import export
-from hybridmim_components.nnunet import pretrain, read_plan, training_command
+from hybridmim_components.nnunet import convert_to_dynunet, pretrain, read_plan, training_command
 from hybridmim_components.phantoms import write_phantoms
 from hybridmim_components.report import draw_overview, summary, write_report
 from hybridmim_components.store import StoreSettings, prepare_store
@@ -194,6 +196,19 @@ def nnunet(
     return training_command(read_plan(dataset, plans, configuration), fold, Path(checkpoint))
 
 
+def from_nnunet(checkpoint: str, output: str) -> str:
+    """Write weights of nnU-Net's PlainConvUNet for a bundle with DynUNet; print the settings to train the bundle with.
+
+    Args:
+        checkpoint: checkpoint_final.pth of nnU-Net's default plans, 3D.
+        output: target file, for the bundle's `pretrained`.
+    """
+    settings = convert_to_dynunet(checkpoint, output)
+    of_bundle = ("kernel_size", "strides", "upsample_kernel_size", "filters")
+    values = [f"--network_def#{name} '{json.dumps(settings[name], separators=(',', ':'))}'" for name in of_bundle]
+    return " ".join([f"--pretrained {shlex.quote(str(Path(output).resolve()))}", *values])
+
+
 def main() -> None:
     """Run one command; print only one line for an error whose message names the cause."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -203,6 +218,7 @@ def main() -> None:
             "check": check,
             "download": download,
             "export": export,
+            "from_nnunet": from_nnunet,
             "nnunet": nnunet,
             "overview": overview,
             "phantoms": phantoms,

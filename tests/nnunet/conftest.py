@@ -24,6 +24,7 @@ import pytest
 import torch
 
 REASON = "needs nnunetv2: ./runtests.sh --full makes an environment with it (ci/nnunet/requirements.lock)"
+WITHOUT_NNUNET = ("test_to_dynunet.py", "test_without_nnunet.py")
 SOURCE = "dynamic_network_architectures.architectures.unet."
 ISOTROPIC = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
 FLAT = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 2, 2]]
@@ -39,12 +40,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if importlib.util.find_spec("nnunetv2") is not None:
         return
     for item in items:
-        if item.path.parent == Path(__file__).parent and item.path.name != "test_without_nnunet.py":
+        if item.path.parent == Path(__file__).parent and item.path.name not in WITHOUT_NNUNET:
             item.add_marker(pytest.mark.skip(reason=REASON))
 
 
-def architecture(network: str = "PlainConvUNet", strides: list[list[int]] = ISOTROPIC) -> dict[str, Any]:
-    """What nnU-Net's plans say of a small network."""
+def architecture(
+    network: str = "PlainConvUNet", strides: list[list[int]] = ISOTROPIC, two_convolutions: bool = False
+) -> dict[str, Any]:
+    """What nnU-Net's plans say of a small network; its default has two convolutions in every stage."""
     stages = len(strides)
     residual = network != "PlainConvUNet"
     return {
@@ -55,8 +58,8 @@ def architecture(network: str = "PlainConvUNet", strides: list[list[int]] = ISOT
             "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [[3, 3, 3]] * stages,
             "strides": strides,
-            "n_blocks_per_stage" if residual else "n_conv_per_stage": [1] + [2] * (stages - 1),
-            "n_conv_per_stage_decoder": [1] * (stages - 1),
+            "n_blocks_per_stage" if residual else "n_conv_per_stage": [1 + two_convolutions] + [2] * (stages - 1),
+            "n_conv_per_stage_decoder": [1 + two_convolutions] * (stages - 1),
             "conv_bias": True,
             "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
             "norm_op_kwargs": {"eps": 1e-05, "affine": True},
@@ -98,12 +101,13 @@ def plans(name: str, channels: int = 1, **settings: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Callable[..., Any]:
-    """Build a network from plans: plain, residual, or flat, whose strides differ from axis to axis."""
+    """Build a network from plans: plain, residual, flat, whose strides differ by axis, or nnU-Net's default."""
     from hybridmim_components.nnunet import network_of_plan
 
     def make(kind: str, **settings: Any) -> Any:
         path = tmp_path / f"{kind}.json"
-        path.write_text(json.dumps(plans("Dataset004_Small", architecture=architecture(*NETWORKS[kind]))))
+        of_kind = architecture(two_convolutions=True) if kind == "default" else architecture(*NETWORKS[kind])
+        path.write_text(json.dumps(plans("Dataset004_Small", architecture=of_kind)))
         network = network_of_plan(path, **settings)
         for name, parameter in network.named_parameters():
             if name.endswith("norm.weight"):  # nnU-Net starts residual blocks as identities, which would hide them

@@ -1,0 +1,178 @@
+# Copyright 2026 HybridMIM bundles contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Convert weights of nnU-Net's PlainConvUNet for MONAI's DynUNet, so that they start a bundle. nnU-Net is not needed.
+
+With two convolutions per stage, both networks compute the same. Two things differ besides the names: nnU-Net's
+convolutions have a bias, which the instance normalisation after them takes away again, and nnU-Net's axes are z, y, x.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.networks.nets import DynUNet
+from torch import Tensor
+
+from hybridmim_components.weights import save_weights
+from hybridmim_components.weights.check import require_state_dict, require_uncompressed
+
+__all__ = ["convert_to_dynunet"]
+
+_CONVOLUTIONS = r"convs\.([01])\.(conv|norm)\.(weight|bias)"
+_ENCODER = re.compile(rf"encoder\.stages\.(\d+)\.0\.{_CONVOLUTIONS}")
+_DECODER = re.compile(rf"decoder\.stages\.(\d+)\.{_CONVOLUTIONS}")
+_UPSAMPLING = re.compile(r"decoder\.transpconvs\.(\d+)\.(weight|bias)")
+_OUTPUT = re.compile(r"decoder\.seg_layers\.(\d+)\.(weight|bias)")
+_ALIAS = re.compile(r"decoder\.encoder\.|.*\.all_modules\.")
+# what makes the numbers in nnU-Net's log of the training, which its checkpoints hold beside the weights
+_NUMBER: Any = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Any] = [
+    *((_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # numpy 1 and 2
+    *(np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType),
+]
+
+
+def convert_to_dynunet(checkpoint: str | Path, output: str | Path) -> dict[str, Any]:
+    """Write weights of nnU-Net as weights of :class:`monai.networks.nets.DynUNet`, for ``pretrained`` of a bundle.
+
+    The axes become x, y, z, as in the bundles. The recipe has spacing and patch size of nnU-Net's plans if the
+    checkpoint has them, so that a bundle can tell where its own differ.
+
+    Args:
+        checkpoint: file with ``network_weights`` of a 3D ``PlainConvUNet``, such as ``checkpoint_final.pth`` of
+            nnU-Net's default plans or ``checkpoint_pretrained.pth`` of this package.
+        output: target file.
+
+    Returns:
+        Settings of ``network_def`` in the bundle, by name.
+
+    Raises:
+        FileNotFoundError: when there is no such checkpoint.
+        ValueError: when the file cannot be read or is of another network; names the file and what differs.
+    """
+    content = _read(Path(checkpoint))
+    plans = content.get("init_args", {}).get("plans", {})
+    forward = plans.get("transpose_forward", [0, 1, 2])  # the network's axes among z, y, x
+    axes = [forward.index(2 - axis) for axis in range(3)]
+    named = {name: tensor for name, tensor in content["network_weights"].items() if not _ALIAS.match(name)}
+    if not any(_ENCODER.fullmatch(name) for name in named) or any(
+        tensor.ndim not in (1, 5) for tensor in named.values()
+    ):
+        raise ValueError(
+            f"weights must be of a 3D PlainConvUNet, got {', '.join(list(named)[:2])}, ... in {checkpoint}"
+        )
+    named = {
+        name: tensor.permute(0, 1, *(2 + axis for axis in axes)) if tensor.ndim == 5 else tensor
+        for name, tensor in named.items()
+    }
+    try:
+        settings = _settings(named)
+        network = DynUNet(3, norm_name=("INSTANCE", {"affine": True}), trans_bias=True, **settings)
+        _fill(network, named)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            "weights must be of a PlainConvUNet with two convolutions a stage and kernels of one size, "
+            f"got others in {checkpoint}: {error.args[0]}"
+        ) from error
+    recipe: dict[str, Any] = {"network": "DynUNet", "method": "nnU-Net", "source": Path(checkpoint).name}
+    if plans:
+        configuration = plans["configurations"][content["init_args"]["configuration"]]
+        recipe["spacing"] = [configuration["spacing"][axis] for axis in axes]
+        recipe["roi_size"] = [configuration["patch_size"][axis] for axis in axes]
+    save_weights(output, network, recipe)
+    return settings
+
+
+def _settings(named: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Derive the arguments of a DynUNet from the sizes of the weights.
+
+    Raises:
+        KeyError: when one is missing.
+    """
+    levels = 1 + max(int(found[1]) for name in named if (found := _ENCODER.fullmatch(name)))
+    firsts = [named[f"encoder.stages.{level}.0.convs.0.conv.weight"] for level in range(levels)]
+    # the finest transposed convolution comes last; its kernel is its stride
+    strides = [_size(named[f"decoder.transpconvs.{level}.weight"]) for level in reversed(range(levels - 1))]
+    outputs = named.get(f"decoder.seg_layers.{levels - 2}.weight")
+    return {
+        "in_channels": firsts[0].shape[1],
+        "out_channels": 2 if outputs is None else len(outputs),
+        "kernel_size": [_size(weight) for weight in firsts],
+        "strides": [1, *strides],
+        "upsample_kernel_size": strides,
+        "filters": [len(weight) for weight in firsts],
+    }
+
+
+def _size(weight: Tensor) -> int | list[int]:
+    sizes: Sequence[int] = weight.shape[2:]
+    return sizes[0] if len(set(sizes)) == 1 else list(sizes)
+
+
+def _fill(network: Any, named: Mapping[str, Tensor]) -> None:
+    """Copy weights into a DynUNet, each into its place.
+
+    Raises:
+        KeyError: when the network has no such weight, or one of its weights is missing.
+        RuntimeError: when shapes differ.
+    """
+    blocks = ["input_block", *(f"downsamples.{k}" for k in range(len(network.downsamples))), "bottleneck"]
+    last = len(network.upsamples) - 1
+    renamed = {}
+    for name, tensor in named.items():
+        if found := _ENCODER.fullmatch(name):
+            place, (number, layer, kind) = blocks[int(found[1])], found.groups()[1:]
+        elif found := _DECODER.fullmatch(name):
+            place, (number, layer, kind) = f"upsamples.{found[1]}.conv_block", found.groups()[1:]
+        elif found := _UPSAMPLING.fullmatch(name):
+            renamed[f"upsamples.{found[1]}.transp_conv.conv.{found[2]}"] = tensor
+            continue
+        elif found := _OUTPUT.fullmatch(name):
+            if int(found[1]) == last:  # the others are of deep supervision
+                renamed[f"output_block.conv.conv.{found[2]}"] = tensor
+            continue
+        else:
+            raise KeyError(f"{name} has no place in a DynUNet")
+        if (layer, kind) != ("conv", "bias"):
+            renamed[f"{place}.{layer}{int(number) + 1}{'.conv' if layer == 'conv' else ''}.{kind}"] = tensor
+    parameters = dict(network.named_parameters())
+    missing = [name for name in parameters if name not in renamed and not name.startswith("output_block.")]
+    if missing:
+        raise KeyError(f"{missing[0]} is missing")
+    with torch.no_grad():
+        for name, tensor in renamed.items():
+            if parameters[name].shape != tensor.shape:
+                raise RuntimeError(
+                    f"{name} has the shape {tuple(tensor.shape)} instead of {tuple(parameters[name].shape)}"
+                )
+            parameters[name].copy_(tensor)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint of nnU-Net at {path}")
+    try:
+        require_uncompressed(path)
+        with torch.serialization.safe_globals(_NUMBERS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"weights must hold tensors and plain data only, cannot read {path}: {reason}") from error
+    if not isinstance(content, dict) or "network_weights" not in content:
+        raise ValueError(f"a checkpoint of nnU-Net must have network_weights, there are none in {path}")
+    require_state_dict(content["network_weights"], path)
+    return content
