@@ -25,7 +25,7 @@ from hybridmim_components.networks import restore_scale, scale_free_norms
 from hybridmim_components.nnunet.plans import Plan, grid_of_plan, network_of_plan, read_plan
 from hybridmim_components.system.errors import root_cause
 from hybridmim_components.system.files import save_tensors, write_text
-from hybridmim_components.system.overrides import find_unknown
+from hybridmim_components.system.overrides import find_mistyped, find_unknown
 from hybridmim_components.weights import read_weights
 from hybridmim_components.weights.check import require_fitting_state
 
@@ -123,6 +123,9 @@ def pretraining_config(
     unknown = find_unknown(list(settings), config)
     if unknown:
         raise ValueError(f"unknown setting: {'; '.join(unknown)}")
+    mistyped = find_mistyped(settings, config)
+    if mistyped:
+        raise ValueError("; ".join(mistyped))
     parser = ConfigParser(config)
     parser.update({**of_plan, **settings})
     return parser.get()

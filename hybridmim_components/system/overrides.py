@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Check for overrides that no config knows, since ``monai.bundle run`` silently accepts mistyped names."""
+"""Check of overrides: ``monai.bundle run`` accepts mistyped names, and takes ``false`` for a text, which is true."""
 
 from __future__ import annotations
 
@@ -27,22 +27,26 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from hybridmim_components.system.errors import is_bundle_command
 
-__all__ = ["check_overrides", "find_unknown"]
+__all__ = ["check_overrides", "find_mistyped", "find_unknown"]
 
 
 _NOTHING = object()
+# as JSON writes them; Fire knows Python's words alone, and takes these for texts
+_JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
 
 
 def check_overrides(argv: Sequence[str] | None = None) -> None:
-    """Refuse unknown overrides of ``monai.bundle run``, from its command line and its ``args_file``.
+    """Refuse overrides of ``monai.bundle run`` with unknown names or values of another type than the setting's.
 
-    Nothing is checked if another command started this process.
+    They may come from the command line or the ``args_file``. Nothing is checked if another command started this
+    process.
 
     Args:
         argv: command line; default ``sys.argv``.
 
     Raises:
-        ValueError: when an override is unknown; names each of them and the nearest name that exists.
+        ValueError: when an override is unknown; names each of them and the nearest name that exists. When a value has
+            the wrong type; names setting, rule and value.
     """
     words = list(sys.argv if argv is None else argv)
     if len(words) < 2 or not is_bundle_command(words[0]) or words[1] not in ("run", "run_workflow"):
@@ -60,9 +64,52 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
         "workflow_type",
         "properties_path",
     }
-    unknown = find_unknown([name for name in given if name not in own], config)
+    given = {name: value for name, value in given.items() if name not in own}
+    unknown = find_unknown(list(given), config)
     if unknown:
         raise ValueError(f"unknown setting: {'; '.join(unknown)}")
+    mistyped = find_mistyped(given, config)
+    if mistyped:
+        raise ValueError("; ".join(mistyped))
+
+
+def find_mistyped(given: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Find overrides whose value has another type than the setting, which would be used without a word or fail late.
+
+    A switch needs ``True`` or ``False``, and a number a number. References and expressions are taken as they are.
+
+    Args:
+        given: values by name; from the command line, they are texts.
+        config: the config that they override.
+
+    Returns:
+        One text per wrong value.
+
+    Example:
+        >>> find_mistyped({"amp": "false", "epochs": "many", "seed": "3"}, {"amp": True, "epochs": 5, "seed": 0})
+        ['amp must be True or False, got false', 'epochs must be a number, got many']
+    """
+    texts = []
+    for name, value in given.items():
+        if isinstance(value, str) and value[:1] in ("$", "@", "%"):
+            continue
+        default = _descend(name.lstrip("+").replace("::", "#").split("#"), config)
+        parsed = _parsed(value)
+        if isinstance(default, bool) and not isinstance(parsed, bool):
+            texts.append(f"{name} must be True or False, got {value}")
+        elif isinstance(default, (int, float)) and not isinstance(parsed, (int, float)) and parsed is not None:
+            texts.append(f"{name} must be a number, got {value}")
+        elif isinstance(value, str) and value.lower() in _JSON_WORDS and not isinstance(parsed, bool):
+            texts.append(f"{name} must be written as in Python, {_JSON_WORDS[value.lower()]}, got {value}")
+    return texts
+
+
+def _parsed(value: Any) -> Any:
+    """Return a value as Fire passes it on: a literal of Python, or else the text."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
 
 
 def find_unknown(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:

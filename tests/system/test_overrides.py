@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ CONFIG = {
     "train": {"dataloader": 1},
     "epochs": 1,
     "learning_rate": 0.1,
+    "allow_seen": False,
+    "amp": "$torch.cuda.is_available()",
+    "cache": "memory",
+    "weights": None,
     "network_def": {"_target_": "BasicUNet", "features": [1]},
     "run": ["$1"],
 }
@@ -86,6 +91,50 @@ def test_the_args_file_is_checked_too(config_file: str, tmp_path: Path) -> None:
     (tmp_path / "args.json").write_text(json.dumps({"config_file": config_file, "lerning_rate": 1}))
     with pytest.raises(ValueError, match=r"lerning_rate \(did you mean learning_rate\?\)"):
         check_overrides([PROGRAM, "run", "--args_file", str(tmp_path / "args.json")])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--allow_seen", "false"], "allow_seen must be True or False, got false"),
+        (["--allow_seen=TRUE"], "allow_seen must be True or False, got TRUE"),
+        (["--allow_seen", "0"], "allow_seen must be True or False, got 0"),
+        (["--amp", "false"], "amp must be written as in Python, False, got false"),
+        (["--weights", "null"], "weights must be written as in Python, None, got null"),
+        (["--network_def#dropout", "null"], "network_def#dropout must be written as in Python, None, got null"),
+        (["--epochs", "many"], "epochs must be a number, got many"),
+        (["--learning_rate", "1e-3x"], "learning_rate must be a number, got 1e-3x"),
+        (["--epochs", "[1]"], "epochs must be a number, got [1]"),
+    ],
+)
+def test_values_of_another_type_are_refused(config_file: str, words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_overrides([PROGRAM, "run", "--config_file", config_file, *words])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--allow_seen", "True"],
+        ["--allow_seen=False", "--amp", "False"],
+        ["--allow_seen"],
+        ["--cache", "none", "--weights", "None"],
+        ["--epochs", "$2 * 3", "--learning_rate", "1e-3"],
+        ["--epochs", "@other", "--allow_seen", "$1 > 0"],
+        ["--learning_rate", "-1"],
+    ],
+)
+def test_values_as_fire_reads_them_pass(config_file: str, words: list[str]) -> None:
+    check_overrides([PROGRAM, "run", "--config_file", config_file, *words])
+
+
+def test_values_of_an_args_file_are_typed_already(config_file: str, tmp_path: Path) -> None:
+    args_file = tmp_path / "args.json"
+    args_file.write_text(json.dumps({"config_file": config_file, "allow_seen": False, "epochs": 3, "weights": None}))
+    check_overrides([PROGRAM, "run", "--args_file", str(args_file)])
+    args_file.write_text(json.dumps({"config_file": config_file, "allow_seen": "false"}))
+    with pytest.raises(ValueError, match="allow_seen must be True or False, got false"):
+        check_overrides([PROGRAM, "run", "--args_file", str(args_file)])
 
 
 def test_other_programs_are_left_alone(config_file: str) -> None:
