@@ -55,7 +55,7 @@ def _side_of_one_head(case_id: str) -> str:
     scaling of one scanner. Of other neighbouring cases, this holds for a quarter.
     """
     name, _, number = case_id.rpartition("_")
-    return f"{name}_subject_{(int(number) + 1) // 2:03d}" if number.isdigit() else case_id
+    return f"{name}_subject_{(int(number) + 1) // 2:03d}" if number.isdecimal() else case_id
 
 
 _ORGANS = (

@@ -53,6 +53,8 @@ SOFT_TISSUE = Usual(2, 99, "%")
 BACKGROUND = Usual(5, 98, "%")
 EMPTY_SLICES = Usual(0, 25, "%")
 FOREGROUND = Usual(0.0001, 50, "%")
+_FEWEST_VALUES = 20  # a label map has fewer; BTCV has 14
+_SAMPLE = 100_000
 _AIR_HU = (-1500, -500)  # lower values are padding
 _SOFT_HU = (-200, 200)
 _RIGHT_ANGLE = 0.02  # cosine of 89 degrees
@@ -104,6 +106,9 @@ def _doubts_of_voxels(voxels: np.ndarray, rules: VolumeRules) -> Iterator[str]:
     if rules.zero_background:
         share = 100 * float(np.count_nonzero(voxels == 0)) / voxels.size
         yield from BACKGROUND.doubt("share of background (0)", [share], "; the skull may not be stripped")
+    sample = np.unique(voxels.ravel()[:: max(1, voxels.size // _SAMPLE)])
+    if len(sample) < _FEWEST_VALUES and bool((sample == np.round(sample)).all()):
+        yield f"it holds {len(sample)} values, all whole, usual is {_FEWEST_VALUES} and more: is it a label map?"
     empty = 100 * float(np.mean(voxels.min(axis=(0, 1)) == voxels.max(axis=(0, 1))))
     yield from EMPTY_SLICES.doubt("share of slices that hold one value", [empty])
 

@@ -160,10 +160,11 @@ def _require_same_grid(
             f"{what} must have its image's shape {tuple(image.shape[1:])}, got {tuple(other.shape[1:])} in {where}"
         )
     # as stored, since evaluation maps the prediction to the image's stored grid and scores it on the label's
-    if not np.allclose(other.meta["original_affine"], image.meta["original_affine"], atol=tolerance):
+    ours, theirs = (np.asarray(volume.meta["original_affine"]) for volume in (image, other))
+    if not np.allclose(theirs, ours, atol=tolerance):
         raise ValueError(
             f"{what} must be stored with its image's affine and orientation, within {tolerance:g} mm, "
-            f"got another in {where}"
+            f"got another that differs by up to {np.abs(theirs - ours).max():.3g} mm in {where}"
         )
 
 

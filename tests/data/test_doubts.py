@@ -26,6 +26,8 @@ import pytest
 from strange_cases import STRANGE, Strange, judge, main
 
 from hybridmim_components.data import VolumeRules, find_cases, inspect_volumes, read_cases
+from hybridmim_components.data.doubts import doubts_of_image
+from hybridmim_components.data.volumes import read_volume
 from hybridmim_components.phantoms import write_brats2020, write_msd_spleen
 
 GRID = {"size": (40, 40, 32), "spacing": (7.0, 7.0, 8.0)}
@@ -109,13 +111,39 @@ def test_the_benchmark_fails_where_a_verdict_is_another(
     assert "| nothing | ok (expected: refused) |  |" in (tmp_path / "table.md").read_text()
 
 
-@pytest.mark.parametrize(("names", "doubts"), [(("Anterior", "Posterior"), 0), (("Cavity", "Muscle"), 1)])
-def test_names_of_labels_may_be_short_but_not_of_another_task(
-    tmp_path: Path, names: tuple[str, str], doubts: int
+@pytest.mark.parametrize(
+    ("dataset", "names", "doubted"),
+    [
+        ("msd_hippocampus", ["Anterior", "Posterior"], False),
+        ("msd_hippocampus", ["Cavity", "Muscle"], True),
+        ("msd_hippocampus", ["Posterior", "Anterior"], True),
+        ("msd_hippocampus", ["left hippocampus", "right hippocampus"], True),
+        ("msd_hippocampus", ["hippocampus-anterior", "hippocampus-posterior"], False),
+        ("msd_liver", ["liver", "cancer"], False),
+        ("msd_liver", ["tumour", "liver"], True),
+        ("msd_spleen", ["spleen"], False),
+        ("msd_spleen", ["kidney"], True),
+    ],
+)
+def test_names_of_labels_may_be_short_but_neither_exchanged_nor_of_another_task(
+    tmp_path: Path, dataset: str, names: list[str], doubted: bool
 ) -> None:
     for part in ("imagesTr", "labelsTr"):
         (tmp_path / part).mkdir()
-        (tmp_path / part / "hippocampus_001.nii.gz").touch()
+        (tmp_path / part / "case_001.nii.gz").touch()
     labels = {"0": "background", **{str(value): name for value, name in enumerate(names, 1)}}
-    (tmp_path / "dataset.json").write_text(json.dumps({"name": "Hippocampus", "labels": labels}))
-    assert len(find_cases("msd_hippocampus", tmp_path).doubts) == doubts
+    (tmp_path / "dataset.json").write_text(json.dumps({"name": "x", "labels": labels}))
+    assert len(find_cases(dataset, tmp_path).doubts) == doubted
+
+
+def test_a_label_map_among_images_is_unusual(tmp_path: Path) -> None:
+    voxels = np.zeros((30, 30, 30), np.float32)
+    voxels[5:25, 5:25, 5:25] = 3
+    nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2, 2, 1])), tmp_path / "hippo_L.nii.gz")
+    doubts = doubts_of_image(read_volume(str(tmp_path / "hippo_L.nii.gz")), [], VolumeRules())
+    assert "it holds 2 values, all whole, usual is 20 and more: is it a label map?" in doubts
+    voxels[5:25, 5:25, 5:25] = np.random.default_rng(0).integers(0, 200, (20, 20, 20))
+    nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2, 2, 1])), tmp_path / "mr.nii.gz")
+    assert not any(
+        "label map" in d for d in doubts_of_image(read_volume(str(tmp_path / "mr.nii.gz")), [], VolumeRules())
+    )

@@ -187,3 +187,17 @@ def test_the_published_split_is_found_by_number(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(ValueError, match="fold 'standard' needs cases that end in 0035, .*0040, got none of them"):
         finetuning_lists("btcv", str(tmp_path), "standard")
+
+
+def test_suffixes_in_capitals_are_read_and_folders_below_are_told(tmp_path: Path) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        (tmp_path / part / "old").mkdir(parents=True)
+        for name in ("spleen_1.nii.gz", "spleen_2.NII.GZ", "spleen_3.Nii"):
+            (tmp_path / part / name).touch()
+    (tmp_path / "imagesTr" / "old" / "spleen_4.nii.gz").touch()
+    found = find_cases("msd_spleen", tmp_path)
+    assert [case["case_id"] for case in found.cases] == ["spleen_1", "spleen_2", "spleen_3"] and not found.problems
+    assert found.doubts == [
+        f"1 NIfTI file(s) in folders below {tmp_path / 'imagesTr'} are not read, such as old/spleen_4.nii.gz: "
+        "usual is that all lie in the folder itself"
+    ]

@@ -22,7 +22,7 @@ from typing import Any
 from hybridmim_components.data.layouts.find_cases import Found, case_id_of
 from hybridmim_components.system.files import read_json_object
 
-__all__ = ["compare_dataset_json", "is_ct", "label_names"]
+__all__ = ["compare_dataset_json", "exchanged_names", "is_ct", "label_names"]
 
 _LABEL_VALUE = re.compile(r"[0-9]{1,9}")
 
@@ -90,13 +90,45 @@ def _compare_labels(file: Path, name: Any, names: Mapping[int, str], expected: M
     tables = [", ".join(f"{value} {text}" for value, text in sorted(table.items())) for table in (expected, names)]
     if set(names) != set(expected):
         found.problems.append(f"labels must be {tables[0]}, got {tables[1]} of the task {name!r:.80} in {file}")
-    elif not _words(names) & _words(expected):
+    elif not _share_words(names, expected) or exchanged_names(names, expected):
         found.doubts.append(f"the labels of the task {name!r:.80} are {tables[1]} in {file}, usual are {tables[0]}")
 
 
-def _words(names: Mapping[int, str]) -> set[str]:
-    """Return the words in all names but the background's, so that Anterior matches anterior hippocampus."""
-    return {word for value, name in names.items() if value for word in name.lower().split()}
+def exchanged_names(names: Mapping[int, str], expected: Mapping[int, str]) -> list[int]:
+    """Find label values whose name fits another value better, such as 1 if 1 is Posterior and not anterior.
+
+    Args:
+        names: names by label value.
+        expected: names of the same values; they may be longer or have other words.
+
+    Example:
+        >>> exchanged_names({1: "Posterior", 2: "Anterior"}, {1: "anterior hippocampus", 2: "posterior hippocampus"})
+        [1, 2]
+        >>> exchanged_names({1: "liver", 2: "cancer"}, {1: "liver", 2: "liver tumour"})
+        []
+    """
+    ours, theirs = _words(names), _words(expected)
+    return [
+        value
+        for value, words in ours.items()
+        if any(len(words & theirs[other]) > len(words & theirs[value]) for other in theirs if value in theirs)
+        and words != theirs.get(value)
+    ]
+
+
+def _share_words(names: Mapping[int, str], expected: Mapping[int, str]) -> bool:
+    """Return whether any name fits; words that all expected names have, as in left and right kidney, do not count."""
+    theirs = _words(expected)
+    common = set.intersection(*theirs.values()) if len(theirs) > 1 else set()
+    if any(words <= common for words in theirs.values()):
+        common = set()  # liver, liver tumour
+    found = set().union(*_words(names).values()) & set().union(*theirs.values())
+    return bool(found - common)
+
+
+def _words(names: Mapping[int, str]) -> dict[int, set[str]]:
+    """Return the words of each name but the background's, so that Anterior matches anterior hippocampus."""
+    return {value: set(name.lower().replace("-", " ").split()) for value, name in names.items() if value}
 
 
 def _training_images(content: Mapping[str, Any]) -> list[str]:

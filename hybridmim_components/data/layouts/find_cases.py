@@ -39,7 +39,7 @@ class Found:
 def case_id_of(path: str | Path) -> str:
     """Return the name of a NIfTI file without its suffix."""
     name = Path(path).name
-    return next((name[: -len(s)] for s in _SUFFIXES if name.endswith(s)), name)
+    return next((name[: -len(s)] for s in _SUFFIXES if name.lower().endswith(s)), name)
 
 
 def is_plain_name(name: str) -> bool:
@@ -68,7 +68,7 @@ def find_nifti(folder: Path) -> dict[str, Path]:
         raise FileNotFoundError(f"no folder {folder}")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.endswith(_SUFFIXES):
+        if not _is_nifti(path):
             continue
         require_plain_name(path)
         case_id = case_id_of(path)
@@ -76,6 +76,10 @@ def find_nifti(folder: Path) -> dict[str, Path]:
             raise ValueError(f"two files of case {case_id} in {folder}: {found[case_id].name} and {path.name}")
         found[case_id] = path
     return found
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
 
 
 def require_folders(root: Path, *names: str) -> None:
@@ -106,6 +110,13 @@ def pair(images: Mapping[str, Path], labels: Mapping[str, Path], image_dir: Path
             found.cases.append(case)
     found.problems += _missing(images, labels, f"no label in {label_dir} for")
     found.problems += _missing(labels, images, f"no image in {image_dir} for the label of")
+    for folder in (image_dir, label_dir):
+        deeper = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*") if _is_nifti(path))
+        if deeper:
+            found.doubts.append(
+                f"{len(deeper)} NIfTI file(s) in folders below {folder} are not read, such as {deeper[0]}: "
+                "usual is that all lie in the folder itself"
+            )
     return found
 
 
