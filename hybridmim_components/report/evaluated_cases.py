@@ -23,7 +23,7 @@ from typing import Any
 from hybridmim_components.report.case_volumes import CaseVolumes, read_case
 from hybridmim_components.report.run_folders import RunFolders, naming
 from hybridmim_components.report.verdicts import CaseScores
-from hybridmim_components.system.files import read_json_object
+from hybridmim_components.system.files import file_state, read_json_object
 
 __all__ = ["CLASS_COLOURS", "evaluated_cases"]
 
@@ -89,6 +89,8 @@ def _volumes(run: RunFolders, name: str, known: Mapping[str, Any], budget: float
     mask = (run.evaluate or Path()) / "masks" / f"{name}_seg.nii.gz"
     try:
         entry = known["cases"][name]
+        if entry.get("label_state") not in (None, [], file_state(entry["label"])):
+            return None, "its label has been replaced since the evaluation, so the figures belong to another one"
         volumes = read_case(entry["image"], entry["label"], mask, known["hounsfield"])
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         logger.warning("%s is shown without its image: %s", name, error)

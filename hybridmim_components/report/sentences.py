@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hybridmim_components.report.run_folders import RunFolders
+from hybridmim_components.report.sections import recipes_of
 from hybridmim_components.report.verdicts import CaseScores, Difference, paired_difference
 from hybridmim_components.workflow.learning import learning_sentence
 
 __all__ = ["verdict_sentences"]
 
+_MOST_SETTINGS = 6
 _GROUPS = {
     "unseen": "The weights have not seen these cases.",
     "validation": "The network was not trained on these cases, but they chose the best epoch.",
@@ -49,12 +52,32 @@ def verdict_sentences(runs: Sequence[RunFolders], scores: Sequence[Mapping[str, 
                 found.append(f"{prefix}The mean Dice of {row['cases']} case(s) is {float(row['dice']):.3f}. {group}")
         if run.evaluate and not cases:
             found.append(f"{prefix}The evaluation has not scored a case.")
+        if run.evaluate and _started(run, "train") > _started(run, "evaluate"):
+            found.append(f"{prefix}Training was started again after this evaluation: evaluate the new weights.")
         if not run.evaluate:
             found.append(f"{prefix}There is no evaluation. Run configs/evaluate.json to see cases here.")
     for run, cases in zip(runs[1:], scores[1:], strict=True):
         if scores[0] and cases:
             found.append(_difference(runs[0].name, run.name, paired_difference(scores[0], cases)))
+        ours, theirs = _settings(runs[0]), _settings(run)
+        settings = [f"{key} {ours[key]} and {theirs[key]}" for key in ours if theirs.get(key, ours[key]) != ours[key]]
+        if settings:
+            more = f"; and {len(settings) - _MOST_SETTINGS} more" if len(settings) > _MOST_SETTINGS else ""
+            shown = "; ".join(settings[:_MOST_SETTINGS])
+            found.append(f"{runs[0].name} and {run.name} were trained with different settings: {shown}{more}.")
     return found
+
+
+def _started(run: RunFolders, step: str) -> str:
+    """Return when a step was last started, as text that sorts; empty if that is not known."""
+    starts = run.record(step).get("starts") or [{}]
+    return str(starts[-1].get("started", ""))
+
+
+def _settings(run: RunFolders) -> dict[str, Any]:
+    """Return the settings of the fine-tuning, without what it found."""
+    recipes = [found["recipe"] for found in recipes_of(run) if found["step"] == "train"]
+    return {key: value for recipe in recipes for key, value in recipe.items() if key not in ("best", "last")}
 
 
 def _difference(first: str, second: str, difference: Difference | None) -> str:

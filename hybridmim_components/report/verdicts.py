@@ -69,7 +69,11 @@ class Difference:
 
 
 def case_scores(rows: Sequence[Row]) -> dict[str, CaseScores]:
-    """Group the rows of evaluation_cases.csv by case, the lowest Dice first; cases without a Dice come last."""
+    """Group the rows of evaluation_cases.csv by case, the worst first.
+
+    That is the lowest Dice. A case whose truth is empty has no Dice: it comes first if something was segmented in it,
+    and else last.
+    """
     by_case: dict[str, list[Row]] = {}
     for row in rows:
         by_case.setdefault(row["case"], []).append(row)
@@ -82,7 +86,13 @@ def case_scores(rows: Sequence[Row]) -> dict[str, CaseScores]:
         )
         for name, found in by_case.items()
     }
-    return dict(sorted(scores.items(), key=lambda item: math.inf if math.isnan(item[1].dice) else item[1].dice))
+    return dict(sorted(scores.items(), key=lambda item: _rank(item[1])))
+
+
+def _rank(case: CaseScores) -> float:
+    if not math.isnan(case.dice):
+        return case.dice
+    return -1 if any(int(row["pred_voxels"]) for row in case.rows) else math.inf
 
 
 def paired_difference(first: Mapping[str, CaseScores], second: Mapping[str, CaseScores]) -> Difference | None:

@@ -99,7 +99,10 @@ def check_pretraining(
     if not usable["validation"]:
         raise ValueError("pre-training needs at least 1 volume to validate on, got none that can be used")
     seen |= seen_volumes(pretraining_recipe or {})
-    _refuse_seen(usable["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training")
+    # what a store holds has names that the user does not know
+    own = [] if "pool" in lists else [item for name in ("training", "validation") for item in usable[name]]
+    copies = _names_of(own, digests)
+    _refuse_seen(usable["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training", copies)
     return {"training": usable["training"], "validation": usable["validation"], "fingerprints": sorted(seen)}
 
 
@@ -182,7 +185,9 @@ def check_training(
     held_out = [item for item in validation if image_files(item["image"]) not in trained]
     own = _digests_of(training, digests)
     _refuse_seen(held_out, digests, seen, allow_seen or managed, "was seen by pre-training")
-    _refuse_seen(held_out, digests, own, allow_seen or managed, "is among the training cases")
+    _refuse_seen(
+        held_out, digests, own, allow_seen or managed, "is among the training cases", _names_of(training, digests)
+    )
     # volumes that chose the epoch of the weights that this run starts from count too
     chose = _digests_of(validation, digests) | set(pretraining_recipe.get("validation_volumes", []))
     volumes = {"training_volumes": own, "pretraining_volumes": seen, "validation_volumes": chose}
@@ -270,16 +275,16 @@ def _without_copies(lists: Mapping[str, Items], digests: Digests) -> dict[str, l
 
     Otherwise, a run could validate on a copy of an image that it trains on.
     """
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     unique: dict[str, list[Mapping[str, Any]]] = {name: [] for name in lists}
     for name, items in lists.items():
         for item in items:
-            own = _digests_of([item], digests)
-            if own & seen:
-                logger.warning("Left out, since the same image has another name too: %s", item["image"])
+            own = _names_of([item], digests)
+            if known := own.keys() & seen.keys():
+                logger.warning("Left out %s, since it is the same image as %s", item["image"], seen[min(known)])
             else:
                 unique[name].append(item)
-            seen |= own
+            seen = own | seen
     return unique
 
 
@@ -287,13 +292,37 @@ def _digests_of(items: Items, digests: Digests) -> set[str]:
     return {digest for item in items for digest in digests[image_files(item["image"])]}
 
 
-def _refuse_seen(items: Items, digests: Digests, seen: set[str], allowed: bool, what: str) -> bool:
-    """Raise an error if any modality of any item was seen, or warn if that is allowed. Returns whether one was."""
-    leaks = sorted(", ".join(image_files(item["image"])) for item in items if _digests_of([item], digests) & seen)
+def _names_of(items: Items, digests: Digests) -> dict[str, str]:
+    """Return the files of images by their fingerprints."""
+    return {
+        digest: file
+        for item in items
+        for digest, file in zip(digests[image_files(item["image"])], image_files(item["image"]), strict=False)
+    }
+
+
+def _refuse_seen(
+    items: Items, digests: Digests, seen: set[str], allowed: bool, what: str, copies: Mapping[str, str] | None = None
+) -> bool:
+    """Raise an error if any modality of any item was seen, or warn if that is allowed. Returns whether one was.
+
+    ``copies`` has the file that was seen, by fingerprint, as far as it is known.
+    """
+    leaks = []
+    for item in items:
+        files, known = image_files(item["image"]), _digests_of([item], digests) & seen
+        others = sorted({(copies or {}).get(digest, "") for digest in known} - {"", *files})
+        if known:
+            leaks.append(", ".join(files) + (f" (there as {', '.join(others)})" if others else ""))
     if not leaks:
         return False
-    message = f"{len(leaks)} held-out volume(s) cannot be evaluated on: the same image {what}: " + ", ".join(leaks)
+    message = (
+        f"{len(leaks)} held-out volume(s) cannot be evaluated on: the same image {what}: {', '.join(sorted(leaks))}"
+    )
     if not allowed:
-        raise ValueError(f"{message}. Remove it there, or set allow_seen to true and do not report the figures.")
+        raise ValueError(
+            f"{message}. Remove it there, give pre-training and training the same fold, or set allow_seen to True and "
+            "do not report the figures."
+        )
     logger.warning("%s. Figures on them are not figures on unseen data.", message)
     return True

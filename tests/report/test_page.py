@@ -17,6 +17,7 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from importlib.resources import files
@@ -26,9 +27,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from hybridmim_components.report import write_report
 from hybridmim_components.report.case_volumes import read_case
+from hybridmim_components.system.files import file_state
+from hybridmim_components.weights import save_weights
 from hybridmim_components.workflow.run_record import RunRecord
 
 STATIC = files("hybridmim_components.report").joinpath("static")
@@ -169,6 +173,41 @@ def test_a_run_without_evaluation_or_cut_short_says_so(whole_run: Callable[..., 
     (tmp_path / "evaluate" / "evaluation_summary.csv").unlink()
     page = write_report(tmp_path / "evaluate").read_text(encoding="utf-8")
     assert "the evaluation has not ended" in page
+
+
+def test_runs_with_other_settings_and_newer_weights_say_so(whole_run: Callable[..., Path], tmp_path: Path) -> None:
+    runs = [whole_run(name) for name in ("pretrained", "scratch")]
+    for run, epochs in zip(runs, (30, 8), strict=True):
+        weights = tmp_path / f"models_{epochs}"
+        with RunRecord(run / "train", "train", weights):
+            pass
+        with RunRecord(run / "evaluate", "evaluate"):
+            pass
+        recipe = {"epochs": epochs, "seed": 0, "training_volumes": [str(epochs)], "best": {"epoch": epochs}}
+        save_weights(weights / "model.pt", torch.nn.Linear(1, 1), recipe, bare=True)
+    page = write_report(runs).read_text(encoding="utf-8")
+    assert "pretrained and scratch were trained with different settings: epochs 30 and 8." in page
+    assert "evaluate the new weights" not in page
+    record = json.loads((runs[1] / "train" / "run.json").read_text())
+    record["starts"].append({"started": "2999-01-01 00:00:00", "outcome": "running"})
+    (runs[1] / "train" / "run.json").write_text(json.dumps(record))
+    page = write_report(runs).read_text(encoding="utf-8")
+    assert "scratch: Training was started again after this evaluation" in page
+    assert "pretrained: Training was started" not in page
+
+
+def test_a_case_whose_label_was_replaced_is_not_drawn(whole_run: Callable[..., Path]) -> None:
+    run = whole_run()
+    path = run / "evaluate" / "evaluation_files.json"
+    known = json.loads(path.read_text())
+    for case in known["cases"].values():
+        case["label_state"] = file_state(case["label"])
+    path.write_text(json.dumps(known))
+    assert all(case["data"] for case in viewer_data(write_report(run).read_text(encoding="utf-8"))["cases"])
+    os.utime(known["cases"]["case_002"]["label"], (1, 1))
+    cases = viewer_data(write_report(run).read_text(encoding="utf-8"))["cases"]
+    assert [bool(case["data"]) for case in cases] == [True, False, True]
+    assert "its label has been replaced since the evaluation" in cases[1]["reason"]
 
 
 def test_a_case_whose_files_are_gone_or_wrong_keeps_its_figures(

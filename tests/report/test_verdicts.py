@@ -25,14 +25,16 @@ def scores(**dice: float) -> dict[str, CaseScores]:
 
 
 def test_a_case_has_the_means_of_the_classes_in_its_label_and_the_worst_comes_first() -> None:
-    def row(case: str, dice: float, voxels: int, hd95: float = 2.0) -> dict[str, str]:
+    def row(case: str, dice: float, voxels: int, hd95: float = 2.0, predicted: int = 0) -> dict[str, str]:
         values = {"case": case, "dice": dice, "hd95_mm": hd95, "label_voxels": voxels, "figures": "unseen"}
+        values["pred_voxels"] = predicted
         return {name: str(value) for name, value in values.items()}
 
     found = case_scores(
         [row("a", 0.9, 5), row("a", 1.0, 0, 0.0), row("b", 0.5, 5), row("b", 0.7, 5, 4.0), row("c", 1, 0)]
+        + [row("false positive", 0, 0, 99.0, predicted=7)]
     )
-    assert list(found) == ["b", "a", "c"]
+    assert list(found) == ["false positive", "b", "a", "c"]
     assert (found["b"].dice, found["b"].hd95_mm) == pytest.approx((0.6, 3.0))
     assert (found["a"].dice, found["a"].hd95_mm) == (0.9, 2.0) and math.isnan(found["c"].dice)
 

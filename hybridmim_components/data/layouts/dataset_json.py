@@ -128,7 +128,7 @@ def _share_words(names: Mapping[int, str], expected: Mapping[int, str]) -> bool:
 
 def _words(names: Mapping[int, str]) -> dict[int, set[str]]:
     """Return the words of each name but the background's, so that Anterior matches anterior hippocampus."""
-    return {value: set(name.lower().replace("-", " ").split()) for value, name in names.items() if value}
+    return {value: set(re.split(r"[\W_]+", name.lower())) for value, name in names.items() if value}
 
 
 def _training_images(content: Mapping[str, Any]) -> list[str]:

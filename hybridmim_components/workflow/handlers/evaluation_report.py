@@ -29,8 +29,9 @@ from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from hybridmim_components.data.datasets import holds_hounsfield, label_names
+from hybridmim_components.data.layouts.dataset_json import exchanged_names
 from hybridmim_components.data.volumes import image_files
-from hybridmim_components.system.files import write_text
+from hybridmim_components.system.files import file_state, write_text
 from hybridmim_components.weights.case_groups import GROUPS, case_name
 from hybridmim_components.workflow.segmentation_scores import ClassScore, MeanScore, mean_scores, segmentation_scores
 
@@ -57,8 +58,8 @@ class EvaluationReport:
     writes: its own cases as they come, and the cases of all ranks at the end.
 
     With ``files``, ``<prefix>_files.json`` tells the report page where the images are: ``labels`` (names by label
-    value), ``hounsfield`` (whether the images hold HU), and ``cases``, each with its ``image`` (list of files) and
-    ``label``. Its paths are absolute.
+    value), ``hounsfield`` (whether the images hold HU), and ``cases``, each with its ``image`` (list of files),
+    ``label``, and ``label_state``, which tells whether the label has been replaced since. Its paths are absolute.
 
     Args:
         output_dir: folder of the files, created if missing.
@@ -73,7 +74,8 @@ class EvaluationReport:
         dataset_dir: folder of the data set; needed with ``files``.
 
     Raises:
-        ValueError: if ``class_names`` is not a sequence of distinct names, or ``figures`` has an unknown group.
+        ValueError: if ``class_names`` is not a sequence of distinct names, or ``figures`` has an unknown group, or the
+            names are those of the data set's dataset.json in another order.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class EvaluationReport:
         self.first_channel = int(include_background_channel)
         self.cases: list[_Case] = []
         self.files = _described(files, dataset, dataset_dir) if files is not None else None
+        _require_order(self.class_names, self.files["labels"] if self.files else {}, dataset_dir)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, which may run several times; each run starts a new report."""
@@ -187,6 +190,7 @@ def _described(items: Sequence[Mapping[str, Any]], dataset: str, dataset_dir: st
         case_name(item): {
             "image": [os.path.abspath(file) for file in image_files(item["image"])],
             "label": os.path.abspath(item["label"]),
+            "label_state": file_state(item["label"]),
         }
         for item in items
     }
@@ -198,6 +202,18 @@ def _described(items: Sequence[Mapping[str, Any]], dataset: str, dataset_dir: st
     except (OSError, ValueError) as error:  # another task of MSD without its dataset.json
         logger.warning("A report will show the cases without names of labels: %s", error)
     return {"labels": labels, "hounsfield": hounsfield, "cases": cases}
+
+
+def _require_order(class_names: Sequence[str], labels: Mapping[str, str], dataset_dir: str | Path) -> None:
+    """Refuse class names that belong to other label values, where each value is a class."""
+    named = {int(value): name for value, name in labels.items()}
+    ours = dict(enumerate(class_names, 1))
+    if set(named) == set(ours) and (wrong := exchanged_names(ours, named)):
+        value = wrong[0]
+        raise ValueError(
+            f"class_names must name the labels in their order, label {value} is {named[value]!r} in {dataset_dir}, "
+            f"got {ours[value]!r}"
+        )
 
 
 def _merge_ranks(cases_by_rank: Iterable[list[_Case]]) -> list[_Case]:

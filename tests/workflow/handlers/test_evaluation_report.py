@@ -115,7 +115,19 @@ def test_the_files_of_the_cases_are_kept_for_the_report(tmp_path: Path, monkeypa
     found = json.loads((tmp_path / "out" / "evaluation_files.json").read_text())
     assert found["labels"] == {"1": "liver", "2": "tumour"} and found["hounsfield"] is True
     expected = {"image": [str(tmp_path / name) for name in ("a.nii", "b.nii")], "label": str(tmp_path / "l.nii")}
+    expected |= {"label_state": []}
     assert found["cases"] == {f"case_{i}": expected for i in (1, 2, 3)}
+
+
+def test_class_names_in_another_order_than_dataset_json_are_refused(tmp_path: Path) -> None:
+    labels = {"0": "background", "1": "Posterior hippocampus", "2": "Anterior hippocampus"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    arguments: dict[str, Any] = {"files": [], "dataset": "msd_mine", "dataset_dir": tmp_path}
+    EvaluationReport(tmp_path, ["posterior", "anterior"], **arguments)
+    EvaluationReport(tmp_path, ["one", "two"], **arguments)
+    message = f"label 1 is 'Posterior hippocampus' in {tmp_path}, got 'anterior'"
+    with pytest.raises(ValueError, match=message):
+        EvaluationReport(tmp_path, ["anterior", "posterior"], **arguments)
 
 
 def test_a_data_set_without_names_of_labels_can_be_evaluated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
