@@ -134,12 +134,17 @@ step() {
 }
 
 # What makes a network, a crop and a schedule small enough for two CPU cores.
-# The hippocampus bundles are small as they are; of their patients few have labels here, as in a hospital.
+# The hippocampus bundles are small as they are; of MSD's many patients few have labels here, as in a hospital.
 case "$name" in
     msd_hippocampus_*)
         small=()
         pretrain=(--epochs 16 --steps_per_epoch 100 --val_interval 4)
-        train=(--label_fraction 0.05 --epochs 8 --steps_per_epoch 50 --val_interval 4)
+        train=(--epochs 8 --steps_per_epoch 50 --val_interval 4)
+        labelled="$(find "$dataset_dir/labelsTr" -name '[!.]*.nii*' 2>/dev/null | wc -l)"
+        if [ "$labelled" -ge 100 ]; then
+            train+=(--label_fraction 0.05)
+            echo "quickstart: of the $labelled labelled cases, a twentieth of the training cases is used with labels"
+        fi
         ;;
     *)
         small=(--roi_size "[64,64,32]" --spacing "[4,4,4]")

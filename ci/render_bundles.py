@@ -115,6 +115,10 @@ def read_values(source: Path, dataset: str, backbone: str, changes: Mapping[str,
     }
     values = Values(layers)
     channels, labels = values["input_channels"], values["label_names"]
+    if len(labels) == values.named.get("num_classes") and sorted(map(int, labels)) != list(range(len(labels))):
+        raise ValueError(
+            f"label_names of {dataset} must be 0 to {len(labels) - 1} without a gap, got {', '.join(labels)}"
+        )
     lock = dict(line.split("==") for line in LOCK.read_text(encoding="utf-8").splitlines() if "==" in line)
     values.named |= {
         "num_channels": len(channels),

@@ -206,6 +206,7 @@ def check_evaluation(
     allow_seen: bool = False,
     num_workers: int = 2,
     test_dir: str | None = None,
+    report: str | Sequence[str] | None = None,
 ) -> dict[str, str]:
     """Check an evaluation, and find out what the weights have seen of each case.
 
@@ -224,18 +225,24 @@ def check_evaluation(
         allow_seen: warn instead of refusing.
         num_workers: threads that read the volumes.
         test_dir: folder of the cases, if they do not come from a fold.
+        report: folder of a run, or several, about which a page is written at the end.
 
     Returns:
         One of :data:`.case_groups.GROUPS` for the name of each case.
 
     Raises:
-        FileNotFoundError: when there are no weights.
+        FileNotFoundError: when there are no weights, or no folder for the page.
         ValueError: when the weights do not fit the network, or volumes are unusable or were seen; names them.
     """
     check_crop_size(network, roi_size)
     if not Path(model_path).is_file():
         how = how_to_get_weights(Path(model_path).parent.parent)
         raise FileNotFoundError(f"no weights at {model_path}: {how}, or set ckpt_dir")
+    for folder in [report] if isinstance(report, str) else report or []:
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"report must be the folder of a run, or a list of these, got {Path(folder).resolve()}"
+            )
     state, recipe = read_weights(model_path)
     require_fitting_state(network, state, model_path, str(recipe.get("network", "")))
     if not recipe:

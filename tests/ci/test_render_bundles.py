@@ -153,3 +153,12 @@ def test_the_walk_through_gives_a_pair_that_pretrains_trains_and_infers(
     (mask,) = (out / "inference").glob("*.nii.gz")
     assert nib.load(mask).shape == nib.load(image).shape
     assert np.allclose(nib.load(mask).affine, nib.load(image).affine, atol=1e-4)
+
+
+def test_values_of_labels_with_a_gap_are_refused(tmp_path: Path) -> None:
+    change = 'label_names={"0": "background", "2": "spleen"}'
+    done = render("--dataset", "msd_spleen", "--backbone", "unet", "--set", change, "--output", str(tmp_path))
+    assert done.returncode != 0 and "label_names of msd_spleen must be 0 to 1 without a gap, got 0, 2" in done.stderr
+    done = render("--dataset", "btcv", "--backbone", "dynunet", "--output", str(tmp_path))
+    assert done.returncode == 2 and "there is no bundle of btcv and dynunet" in done.stderr
+    assert not list(tmp_path.iterdir())

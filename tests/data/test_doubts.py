@@ -147,3 +147,12 @@ def test_a_label_map_among_images_is_unusual(tmp_path: Path) -> None:
     assert not any(
         "label map" in d for d in doubts_of_image(read_volume(str(tmp_path / "mr.nii.gz")), [], VolumeRules())
     )
+
+
+def test_labels_of_an_own_task_have_no_gap(tmp_path: Path) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "case_001.nii.gz").touch()
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "a", "4": "b"}}))
+    found = find_cases("msd_mine", tmp_path)
+    assert found.problems == [f"labels must be 0 to 2 without a gap, got 0, 1, 4 in {tmp_path / 'dataset.json'}"]

@@ -186,6 +186,16 @@ def test_evaluation_refuses_seen_cases_unless_told(tmp_path: Path, key: str, wha
         check_evaluation(cases, tmp_path / "out", model, "all", **NETWORK, test_dir="/test")
 
 
+def test_a_page_about_a_folder_that_is_not_there_is_refused_before_the_evaluation(tmp_path: Path) -> None:
+    model = tmp_path / "model.pt"
+    save_weights(model, NETWORK["network"], {}, bare=True)
+    arguments = ([case(tmp_path, 0, 0)], tmp_path / "out", model, 0)
+    for report in (str(tmp_path / "run"), [str(tmp_path), str(tmp_path / "run")]):
+        with pytest.raises(FileNotFoundError, match=f"report must be the folder of a run, .* got {tmp_path / 'run'}"):
+            check_evaluation(*arguments, **NETWORK, report=report)
+    assert check_evaluation(*arguments, **NETWORK, report=[str(tmp_path)])
+
+
 @pytest.mark.parametrize(("fold", "test_dir"), [("all", None), (0, None), (["other"], "/test"), ("all", "/test")])
 def test_cases_that_nothing_has_seen_are_unseen_whatever_the_fold(
     tmp_path: Path, fold: int | str | list[str], test_dir: str | None

@@ -77,6 +77,9 @@ def compare_dataset_json(root: Path, expected: Mapping[int, str] | None, found: 
         return
     if expected is not None:
         _compare_labels(file, content.get("name"), names, expected, found)
+    elif sorted(names) != list(range(len(names))):
+        values = ", ".join(map(str, sorted(names)))
+        found.problems.append(f"labels must be 0 to {len(names) - 1} without a gap, got {values} in {file}")
     named = {case_id_of(path) for path in _training_images(content)}
     missing = sorted(named - {case["case_id"] for case in found.cases})
     if missing:
