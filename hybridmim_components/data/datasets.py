@@ -14,7 +14,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from hybridmim_components.data.doubts import warn_of
 from hybridmim_components.data.layouts import Case, Found, brats2020, btcv, dataset_json, msd
 
 __all__ = ["DATASETS", "LabelledDataset", "dataset_of", "find_cases", "holds_hounsfield", "label_names", "read_cases"]
+
+_SIDE_OR_SESSION = re.compile(r"[ _.-]+(?:l|r|left|right|lh|rh|(?:ses|session|visit)[ _-]?\w+)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,24 @@ def find_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] 
     read = partial(known.read, modalities=tuple(modalities)) if modalities is not None else known.read
     found = read(root)
     dataset_json.compare_dataset_json(root, known.label_names, found)
+    if known.subject_of is str:
+        found.doubts += _doubts_of_patients(case["case_id"] for case in found.cases)
     return found
+
+
+def _doubts_of_patients(case_ids: Iterable[str]) -> list[str]:
+    """Doubt that each case is a patient of its own, where names differ by a side or a session alone."""
+    by_patient: dict[str, list[str]] = {}
+    for case_id in case_ids:
+        if (patient := _SIDE_OR_SESSION.sub("", case_id)) != case_id:
+            by_patient.setdefault(patient, []).append(case_id)
+    several = [cases for cases in by_patient.values() if len(cases) > 1]
+    if not several:
+        return []
+    return [
+        f"{len(several)} patient(s) seem to have several scans, such as {' and '.join(sorted(several[0])[:2])}, usual "
+        "is one each: a fold may train on one scan and validate on the other; name the held-out cases with --fold"
+    ]
 
 
 def read_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] | None = None) -> list[Case]:

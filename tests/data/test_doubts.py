@@ -156,3 +156,22 @@ def test_labels_of_an_own_task_have_no_gap(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "a", "4": "b"}}))
     found = find_cases("msd_mine", tmp_path)
     assert found.problems == [f"labels must be 0 to 2 without a gap, got 0, 1, 4 in {tmp_path / 'dataset.json'}"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "names", "doubted"),
+    [
+        ("msd_mine", ["sub-01_L", "sub-01_R", "sub-02_L"], "sub-01_L and sub-01_R"),
+        ("msd_mine", ["a_ses-1", "a_ses-2"], "a_ses-1 and a_ses-2"),
+        ("msd_mine", ["left_01", "right_01", "sub-01_L", "sub-02_R"], ""),
+        ("msd_spleen", ["spleen_1", "spleen_2"], ""),
+        ("msd_hippocampus", ["x_L", "x_R", "a_\u00b2"], ""),
+    ],
+)
+def test_several_scans_of_a_patient_are_unusual(tmp_path: Path, dataset: str, names: list[str], doubted: str) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        (tmp_path / part).mkdir()
+        for name in names:
+            (tmp_path / part / f"{name}.nii.gz").touch()
+    doubts = find_cases(dataset, tmp_path).doubts
+    assert len(doubts) == bool(doubted) and all(doubted in text for text in doubts)

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 class BestWeights:
     """Handler that saves a stock network whenever a validation is the best so far; attach it to the evaluator.
+
+    Weights that an earlier run left at the same path are kept beside it, as ``earlier_model.pt``.
 
     The evaluator's ``key_val_metric`` and ``metric_cmp_fn`` define which metric counts and whether lower is better.
 
@@ -80,8 +83,18 @@ class BestWeights:
 
     def save(self, remarks: Mapping[str, Any]) -> None:
         """Save the current weights, with further entries in the recipe."""
+        if not self.saved:
+            self._keep_earlier()
         save_weights(self.path, self.network, {**self.recipe, **remarks}, self.bare)
         self.saved = True
+
+    def _keep_earlier(self) -> None:
+        """Copy the files that the first save of a run would overwrite."""
+        for path in (self.path.with_suffix(".json"), self.path):
+            if path.is_file():
+                copy = path.with_name(f"earlier_{path.name}")
+                shutil.copy2(path, copy)
+                logger.warning("%s is of an earlier run and is replaced: kept it as %s", path, copy)
 
 
 class LastWeights:

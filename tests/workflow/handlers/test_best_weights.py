@@ -64,6 +64,17 @@ def test_the_last_weights_lie_beside_the_best(tmp_path: Path) -> None:
     assert recipes[0]["seed"] == recipes[1]["seed"] == 3
 
 
+def test_weights_of_an_earlier_run_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, [0.1, 0.2, 0.3, 0.4])
+    assert not caplog.records
+    run(tmp_path, [0.4, 0.3, 0.1, 0.2])
+    best, kept = tmp_path / "model.pt", tmp_path / "earlier_model.pt"
+    assert (weight_of(best), weight_of(kept)) == (3, 1)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        f"{best} is of an earlier run and is replaced: kept it as {kept}"
+    ]
+
+
 def test_without_a_path_the_last_weights_are_not_kept(tmp_path: Path) -> None:
     best, last = run(tmp_path, [0.1, 0.2, 0.3, 0.4], last=False)
     assert weight_of(best) == 1 and [path.name for path in tmp_path.iterdir()] == ["model.pt"]
