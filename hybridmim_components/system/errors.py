@@ -42,9 +42,10 @@ class VolumeError(ValueError):
 def shorten_tracebacks() -> None:
     """Make ``monai.bundle run`` print only the message of an error that this package raises for the user.
 
-    MONAI wraps each error of a config item in further errors, which bury the message in a long traceback. The exit code
-    stays 1. The environment variable HYBRIDMIM_TRACEBACK=1 brings the full traceback back. Programs that run a bundle
-    inside their own process are not affected.
+    MONAI wraps each error of a config item in further errors, which bury the message in a long traceback. Any other
+    error keeps its traceback, and its innermost message is repeated at the end. The exit code stays 1. The environment
+    variable HYBRIDMIM_TRACEBACK=1 brings the full traceback back. Programs that run a bundle inside their own process
+    are not affected.
     """
     if is_bundle_command(sys.argv[0]) and not os.environ.get(FULL_TRACEBACK):
         sys.excepthook = _report
@@ -83,5 +84,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     cause = root_cause(error)
     if not _is_ours(cause):
         sys.__excepthook__(kind, error, trace)
+        if cause is not error:  # MONAI's last line names the config item, not what is wrong with it
+            sys.stderr.write(f"cause: {type(cause).__name__}: {cause}\n")
         return
     sys.stderr.write(f"error: {cause}\n({FULL_TRACEBACK}=1 shows the traceback)\n")

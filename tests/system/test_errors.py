@@ -51,7 +51,25 @@ def test_bugs_keep_their_traceback(capsys: pytest.CaptureFixture, monkeypatch: p
         raise KeyError("a bug")
     except KeyError as error:
         sys.excepthook(type(error), error, error.__traceback__)
-    assert "Traceback" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert "Traceback" in text and "cause: " not in text
+
+
+def test_the_message_that_others_bury_is_repeated_at_the_end(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [PROGRAM, "run"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    errors.shorten_tracebacks()
+    try:
+        try:
+            raise ValueError("max_epochs must be positive, got 0")
+        except ValueError as error:
+            raise RuntimeError("Failed to evaluate ConfigExpression") from error
+    except RuntimeError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    text = capsys.readouterr().err
+    assert "Traceback" in text and text.endswith("cause: ValueError: max_epochs must be positive, got 0\n")
 
 
 @pytest.mark.parametrize("argv", [["/usr/bin/monailabel"], ["/usr/bin/pytest"]])
