@@ -107,6 +107,8 @@ def _doubts_of_voxels(voxels: np.ndarray, rules: VolumeRules) -> Iterator[str]:
         share = 100 * float(np.count_nonzero(voxels == 0)) / voxels.size
         yield from BACKGROUND.doubt("share of background (0)", [share], "; the skull may not be stripped")
     sample = np.unique(voxels.ravel()[:: max(1, voxels.size // _SAMPLE)])
+    if len(sample) < _FEWEST_VALUES:
+        sample = np.unique(voxels)  # the sample may have missed slices
     if len(sample) < _FEWEST_VALUES and bool((sample == np.round(sample)).all()):
         yield f"it holds {len(sample)} values, all whole, usual is {_FEWEST_VALUES} and more: is it a label map?"
     empty = 100 * float(np.mean(voxels.min(axis=(0, 1)) == voxels.max(axis=(0, 1))))

@@ -37,7 +37,7 @@ _AT_AN_END = r"segs?|segms?|segmentations?|gts?|truths?"
 _NOT = r"(?<!\bno )(?<!\bwith )(?<!\bwithout )(?<!\band )"
 _IRCAD = "^labelled dicom$"  # the labels of 3D-IRCADb; other folders named 'labelled' hold images
 _LABEL_FOLDER = re.compile(rf"{_IRCAD}|{_NOT}\b(?:{_ANYWHERE})\b|^[\d ]*(?:{_AT_AN_END})\b|\b(?:{_AT_AN_END})[\d ]*$")
-_LABEL_FILE = re.compile(rf"{_NOT}\b(?:{_ANYWHERE}|{_AT_AN_END})(?: \d)?$|^(?:{_ANYWHERE}|{_AT_AN_END}) \d+$")
+_LABEL_FILE = re.compile(rf"{_NOT}\b(?:(?:{_ANYWHERE})(?: \d)?|{_AT_AN_END})$|^(?:{_ANYWHERE}|{_AT_AN_END}) \d+$")
 _WORD_BOUNDARY = re.compile(
     r"[\W_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)"
 )

@@ -48,7 +48,7 @@ class Backbone(ABC):
     blocks: tuple[type[nn.Module], ...]
     """Classes of the blocks that are checkpointed or compiled one by one; one inside another goes with it."""
     stem: tuple[str, ...]
-    """Names of the weights whose second axis is the number of input channels."""
+    """Names of the weights whose second axis is the number of input channels, as far as a network has them."""
     largest_kept_block: int = 2**31 - 1
     """Bytes of the largest freed block that the CPU's allocator should keep, below 2**31, see :mod:`.execution`."""
     whole_strides: bool = True
@@ -139,12 +139,15 @@ class DynUNetBackbone(Backbone):
     network_class = DynUNet
     output_layer = "output_block"
     blocks = (UnetBasicBlock, UnetResBlock)
-    stem = ("input_block.conv1.conv.weight", "skip_layers.downsample.conv1.conv.weight")
+    # conv3 is the shortcut of residual blocks
+    stem = tuple(f"{block}.conv{i}.conv.weight" for i in (1, 3) for block in ("input_block", "skip_layers.downsample"))
 
     def total_stride(self, network: Network) -> int:  # noqa: D102
         return max(self.strides(network))
 
     def strides(self, network: Network, axes: int = 3) -> tuple[int, ...]:  # noqa: D102
+        if network.deep_supervision:
+            raise ValueError("DynUNet must be built with deep_supervision False, got True")
         of_levels = [(stride,) * axes if isinstance(stride, int) else stride for stride in network.strides]
         return tuple(prod(of_axis) for of_axis in zip(*of_levels, strict=True))
 
@@ -152,8 +155,6 @@ class DynUNetBackbone(Backbone):
         return network.in_channels, network.filters[-1], network.filters[0]
 
     def encode(self, network: Network, x: Tensor) -> list[Tensor]:  # noqa: D102
-        if network.deep_supervision:
-            raise ValueError("DynUNet must be built with deep_supervision false, got true")
         features = [network.input_block(x)]
         for down in (*network.downsamples, network.bottleneck):
             features.append(down(features[-1]))

@@ -166,7 +166,10 @@ def write_checkpoint(
     logger.info("Restored the scale of %d convolutions", len(restore_scale(network, norms)))
     named = {name: tensor for name, tensor in network.state_dict().items() if ".seg_layers." not in name}
     path = Path(output) / CHECKPOINT
-    save_tensors(path, {"network_weights": named, "recipe": recipe})
+    # nnU-Net's own checkpoints hold the plans at this place; they tell the order of the axes
+    plans = json.loads(Path(plans_path).read_text(encoding="utf-8"))
+    init_args = {"plans": plans, "configuration": configuration}
+    save_tensors(path, {"network_weights": named, "recipe": recipe, "init_args": init_args})
     logger.info("Wrote %s", path)
     return path
 

@@ -11,8 +11,9 @@
 
 """Convert weights of nnU-Net's PlainConvUNet for MONAI's DynUNet, so that they start a bundle. nnU-Net is not needed.
 
-With two convolutions per stage, both networks compute the same. Two things differ besides the names: nnU-Net's
-convolutions have a bias, which the instance normalisation after them takes away again, and nnU-Net's axes are z, y, x.
+With two convolutions per stage, both networks compute the same. Three things differ besides the names. nnU-Net's
+convolutions have a bias, which instance normalisation removes. nnU-Net's axes are z, y, x. nnU-Net's decoder has the
+kernels of the finer level, DynUNet's those of the coarser one: a smaller kernel is padded with zeros.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from monai.networks.nets import DynUNet
 from torch import Tensor
 
 from hybridmim_components.weights import save_weights
-from hybridmim_components.weights.check import require_state_dict, require_uncompressed
+from hybridmim_components.weights.check import FINGERPRINTS, require_state_dict, require_uncompressed
 
 __all__ = ["convert_to_dynunet"]
 
@@ -49,8 +50,8 @@ _NUMBERS: list[Any] = [
 def convert_to_dynunet(checkpoint: str | Path, output: str | Path) -> dict[str, Any]:
     """Write weights of nnU-Net as weights of :class:`monai.networks.nets.DynUNet`, for ``pretrained`` of a bundle.
 
-    The axes become x, y, z, as in the bundles. The recipe has spacing and patch size of nnU-Net's plans if the
-    checkpoint has them, so that a bundle can tell where its own differ.
+    The axes become x, y, z, as in the bundles. The recipe has spacing and patch size of nnU-Net's plans, so that a
+    bundle can tell where its own differ, and the fingerprints of a recipe of this package.
 
     Args:
         checkpoint: file with ``network_weights`` of a 3D ``PlainConvUNet``, such as ``checkpoint_final.pth`` of
@@ -62,12 +63,13 @@ def convert_to_dynunet(checkpoint: str | Path, output: str | Path) -> dict[str, 
 
     Raises:
         FileNotFoundError: when there is no such checkpoint.
-        ValueError: when the file cannot be read or is of another network; names the file and what differs.
+        ValueError: when the file cannot be read, has no plans, or is of another network; names the file and what
+            differs.
     """
     content = _read(Path(checkpoint))
-    plans = content.get("init_args", {}).get("plans", {})
-    forward = plans.get("transpose_forward", [0, 1, 2])  # the network's axes among z, y, x
-    axes = [forward.index(2 - axis) for axis in range(3)]
+    plan = _plan(content, checkpoint)
+    # transpose_forward has the network's axes among z, y, x
+    axes = [plan["transpose_forward"].index(2 - axis) for axis in range(3)]
     named = {name: tensor for name, tensor in content["network_weights"].items() if not _ALIAS.match(name)}
     if not any(_ENCODER.fullmatch(name) for name in named) or any(
         tensor.ndim not in (1, 5) for tensor in named.values()
@@ -85,16 +87,43 @@ def convert_to_dynunet(checkpoint: str | Path, output: str | Path) -> dict[str, 
         _fill(network, named)
     except (KeyError, RuntimeError) as error:
         raise ValueError(
-            "weights must be of a PlainConvUNet with two convolutions a stage and kernels of one size, "
+            "weights must be of a PlainConvUNet with two convolutions a stage, "
             f"got others in {checkpoint}: {error.args[0]}"
         ) from error
-    recipe: dict[str, Any] = {"network": "DynUNet", "method": "nnU-Net", "source": Path(checkpoint).name}
-    if plans:
-        configuration = plans["configurations"][content["init_args"]["configuration"]]
-        recipe["spacing"] = [configuration["spacing"][axis] for axis in axes]
-        recipe["roi_size"] = [configuration["patch_size"][axis] for axis in axes]
+    recipe = {key: value for key, value in content.get("recipe", {}).items() if key in FINGERPRINTS}
+    recipe |= {"network": "DynUNet", "method": "nnU-Net", "source": Path(checkpoint).name}
+    recipe |= {
+        ours: [plan[theirs][axis] for axis in axes]
+        for ours, theirs in (("spacing", "spacing"), ("roi_size", "patch_size"))
+    }
     save_weights(output, network, recipe)
     return settings
+
+
+def _plan(content: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Any]:
+    """Return the configuration of a checkpoint's plans, with the order of the axes.
+
+    Raises:
+        ValueError: when there are no plans, or the network has another activation than DynUNet.
+    """
+    try:
+        plans, name = content["init_args"]["plans"], content["init_args"]["configuration"]
+        plan: dict[str, Any] = {"transpose_forward": list(plans["transpose_forward"])}
+        while name:
+            own = plans["configurations"][name]
+            plan, name = {**own, **plan}, own.get("inherits_from")
+        if sorted(plan["transpose_forward"]) != [0, 1, 2] or any(
+            len(plan[key]) != 3 for key in ("spacing", "patch_size")
+        ):
+            raise KeyError("three axes")
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"a checkpoint must have nnU-Net's plans, which tell the order of axes, got none in {checkpoint}: {error}"
+        ) from error
+    activation = plan.get("architecture", {}).get("arch_kwargs", {}).get("nonlin", "LeakyReLU")
+    if not str(activation).endswith("LeakyReLU"):
+        raise ValueError(f"weights must be of a network with LeakyReLU, got {activation} in {checkpoint}")
+    return plan
 
 
 def _settings(named: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -155,11 +184,20 @@ def _fill(network: Any, named: Mapping[str, Tensor]) -> None:
         raise KeyError(f"{missing[0]} is missing")
     with torch.no_grad():
         for name, tensor in renamed.items():
+            if ".conv_block." in name and tensor.ndim == 5:
+                tensor = _padded(tensor, parameters[name].shape[2:])  # noqa: PLW2901
             if parameters[name].shape != tensor.shape:
-                raise RuntimeError(
-                    f"{name} has the shape {tuple(tensor.shape)} instead of {tuple(parameters[name].shape)}"
-                )
+                shapes = f"{tuple(tensor.shape)} instead of {tuple(parameters[name].shape)}"
+                raise RuntimeError(f"{name} has the shape {shapes}")
             parameters[name].copy_(tensor)
+
+
+def _padded(kernel: Tensor, size: Sequence[int]) -> Tensor:
+    """Embed a kernel into a larger one of zeros, which has the same response; as it is if that cannot be done."""
+    missing = [new - old for new, old in zip(size, kernel.shape[2:], strict=True)]
+    if any(n < 0 or n % 2 for n in missing):
+        return kernel
+    return torch.nn.functional.pad(kernel, [n // 2 for n in reversed(missing) for _ in (0, 1)])
 
 
 def _read(path: Path) -> dict[str, Any]:

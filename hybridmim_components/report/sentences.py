@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hybridmim_components.report.run_folders import RunFolders
 from hybridmim_components.report.sections import recipes_of
 from hybridmim_components.report.verdicts import CaseScores, Difference, paired_difference
+from hybridmim_components.system.files import file_state, read_json_object
 from hybridmim_components.workflow.learning import learning_sentence
 
 __all__ = ["verdict_sentences"]
@@ -52,8 +54,8 @@ def verdict_sentences(runs: Sequence[RunFolders], scores: Sequence[Mapping[str, 
                 found.append(f"{prefix}The mean Dice of {row['cases']} case(s) is {float(row['dice']):.3f}. {group}")
         if run.evaluate and not cases:
             found.append(f"{prefix}The evaluation has not scored a case.")
-        if run.evaluate and _started(run, "train") > _started(run, "evaluate"):
-            found.append(f"{prefix}Training was started again after this evaluation: evaluate the new weights.")
+        if run.evaluate and _weights_were_replaced(run.evaluate / "evaluation_files.json"):
+            found.append(f"{prefix}The weights were replaced after this evaluation: evaluate the new ones.")
         if not run.evaluate:
             found.append(f"{prefix}There is no evaluation. Run configs/evaluate.json to see cases here.")
     for run, cases in zip(runs[1:], scores[1:], strict=True):
@@ -68,16 +70,17 @@ def verdict_sentences(runs: Sequence[RunFolders], scores: Sequence[Mapping[str, 
     return found
 
 
-def _started(run: RunFolders, step: str) -> str:
-    """Return when a step was last started, as text that sorts; empty if that is not known."""
-    starts = run.record(step).get("starts") or [{}]
-    return str(starts[-1].get("started", ""))
+def _weights_were_replaced(path: Path) -> bool:
+    """Return whether the file of the weights that were evaluated has changed since; False if that is not known."""
+    weights = read_json_object(path).get("weights") if path.is_file() else None
+    return weights is not None and file_state(weights["file"]) not in (weights["state"], [])
 
 
 def _settings(run: RunFolders) -> dict[str, Any]:
-    """Return the settings of the fine-tuning, without what it found."""
+    """Return the settings of the fine-tuning, without what it found and the volumes."""
     recipes = [found["recipe"] for found in recipes_of(run) if found["step"] == "train"]
-    return {key: value for recipe in recipes for key, value in recipe.items() if key not in ("best", "last")}
+    found = {key: value for recipe in recipes for key, value in recipe.items()}
+    return {key: value for key, value in found.items() if key not in ("best", "last") and "fingerprints" not in key}
 
 
 def _difference(first: str, second: str, difference: Difference | None) -> str:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Check of overrides: ``monai.bundle run`` accepts mistyped names, and takes ``false`` for a text, which is true."""
+"""Check of overrides: ``monai.bundle run`` accepts mistyped names, and ``false`` as a text, which counts as true."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ __all__ = ["check_overrides", "find_mistyped", "find_unknown"]
 _NOTHING = object()
 # as JSON writes them; Fire knows Python's words alone, and takes these for texts
 _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
+_OF_SEVERAL_TYPES = ("fold",)  # a number, all, standard, or a list of cases
 
 
 def check_overrides(argv: Sequence[str] | None = None) -> None:
@@ -51,7 +52,7 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv if argv is None else argv)
     if len(words) < 2 or not is_bundle_command(words[0]) or words[1] not in ("run", "run_workflow"):
         return
-    given = _options(words[2:])
+    given: dict[str, Any] = {name: _parsed(text) for name, text in _options(words[2:]).items()}
     if given.get("args_file"):
         # as in MONAI, the command line overrides the args_file
         given = {**ConfigParser.load_config_file(given["args_file"]), **given}
@@ -76,40 +77,44 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
 def find_mistyped(given: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Find overrides whose value has another type than the setting, which would be used without a word or fail late.
 
-    A switch needs ``True`` or ``False``, and a number a number. References and expressions are taken as they are.
+    A switch needs ``True`` or ``False``, and a number must not be a text or a switch. References and expressions are
+    taken as they are.
 
     Args:
-        given: values by name; from the command line, they are texts.
+        given: values by name, as Fire passes them on.
         config: the config that they override.
 
     Returns:
         One text per wrong value.
 
     Example:
-        >>> find_mistyped({"amp": "false", "epochs": "many", "seed": "3"}, {"amp": True, "epochs": 5, "seed": 0})
-        ['amp must be True or False, got false', 'epochs must be a number, got many']
+        >>> find_mistyped({"amp": "false", "epochs": "many", "seed": 3}, {"amp": True, "epochs": 5, "seed": 0})
+        ["amp must be True or False, got 'false'", "epochs must be a number, got 'many'"]
     """
     texts = []
     for name, value in given.items():
         if isinstance(value, str) and value[:1] in ("$", "@", "%"):
             continue
         default = _descend(name.lstrip("+").replace("::", "#").split("#"), config)
-        parsed = _parsed(value)
-        if isinstance(default, bool) and not isinstance(parsed, bool):
-            texts.append(f"{name} must be True or False, got {value}")
-        elif isinstance(default, (int, float)) and not isinstance(parsed, (int, float)) and parsed is not None:
-            texts.append(f"{name} must be a number, got {value}")
-        elif isinstance(value, str) and value.lower() in _JSON_WORDS and not isinstance(parsed, bool):
-            texts.append(f"{name} must be written as in Python, {_JSON_WORDS[value.lower()]}, got {value}")
+        if isinstance(default, bool) and not isinstance(value, bool):
+            texts.append(f"{name} must be True or False, got {value!r}")
+        elif isinstance(value, str) and value.lower() in _JSON_WORDS:
+            texts.append(f"{name} must be written as in Python, {_JSON_WORDS[value.lower()]}, got {value!r}")
+        elif _is_number(default) and isinstance(value, (str, bool)) and name not in _OF_SEVERAL_TYPES:
+            texts.append(f"{name} must be a number, got {value!r}")
     return texts
 
 
-def _parsed(value: Any) -> Any:
-    """Return a value as Fire passes it on: a literal of Python, or else the text."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _parsed(text: str) -> Any:
+    """Return a value of the command line as Fire passes it on: a literal of Python, or else the text."""
     try:
-        return ast.literal_eval(value) if isinstance(value, str) else value
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return value
+        return text
 
 
 def find_unknown(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:

@@ -80,7 +80,7 @@ def check_pretraining(
         raise ValueError(
             f"the contrastive loss needs crops of at least 2 volumes in a batch, got batch_size {batch_size} with "
             f"crops_per_volume {crops_per_volume}: raise batch_size, lower crops_per_volume, "
-            "set same_volume_negatives to true, or set contrast_weight to 0"
+            "set same_volume_negatives to True, or set contrast_weight to 0"
         )
     inspect = partial(
         inspect_volumes,
@@ -291,7 +291,8 @@ def _without_copies(lists: Mapping[str, Items], digests: Digests) -> dict[str, l
                 logger.warning("Left out %s, since it is the same image as %s", item["image"], seen[min(known)])
             else:
                 unique[name].append(item)
-            seen = own | seen
+            for digest, file in own.items():
+                seen.setdefault(digest, file)
     return unique
 
 
@@ -301,11 +302,12 @@ def _digests_of(items: Items, digests: Digests) -> set[str]:
 
 def _names_of(items: Items, digests: Digests) -> dict[str, str]:
     """Return the files of images by their fingerprints."""
-    return {
-        digest: file
-        for item in items
-        for digest, file in zip(digests[image_files(item["image"])], image_files(item["image"]), strict=False)
-    }
+    found: dict[str, str] = {}
+    for item in items:
+        files = image_files(item["image"])
+        # a fingerprint per channel: of each file, or all of the only file
+        found |= {digest: files[min(i, len(files) - 1)] for i, digest in enumerate(digests[files])}
+    return found
 
 
 def _refuse_seen(
@@ -320,7 +322,7 @@ def _refuse_seen(
         files, known = image_files(item["image"]), _digests_of([item], digests) & seen
         others = sorted({(copies or {}).get(digest, "") for digest in known} - {"", *files})
         if known:
-            leaks.append(", ".join(files) + (f" (there as {', '.join(others)})" if others else ""))
+            leaks.append(", ".join(files) + (f" (its name there: {', '.join(others)})" if others else ""))
     if not leaks:
         return False
     message = (

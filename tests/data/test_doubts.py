@@ -23,10 +23,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 from strange_cases import STRANGE, Strange, judge, main
 
 from hybridmim_components.data import VolumeRules, find_cases, inspect_volumes, read_cases
 from hybridmim_components.data.doubts import doubts_of_image
+from hybridmim_components.data.layouts.dataset_json import exchanged_names
 from hybridmim_components.data.volumes import read_volume
 from hybridmim_components.phantoms import write_brats2020, write_msd_spleen
 
@@ -121,6 +124,7 @@ def test_the_benchmark_fails_where_a_verdict_is_another(
         ("msd_hippocampus", ["hippocampus-anterior", "hippocampus-posterior"], False),
         ("msd_liver", ["liver", "cancer"], False),
         ("msd_liver", ["tumour", "liver"], True),
+        ("msd_liver", ["cancer", "liver"], True),
         ("msd_spleen", ["spleen"], False),
         ("msd_spleen", ["kidney"], True),
     ],
@@ -175,3 +179,23 @@ def test_several_scans_of_a_patient_are_unusual(tmp_path: Path, dataset: str, na
             (tmp_path / part / f"{name}.nii.gz").touch()
     doubts = find_cases(dataset, tmp_path).doubts
     assert len(doubts) == bool(doubted) and all(doubted in text for text in doubts)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["pancreas", "pancreas tumour"], ["pancreas", "cancer"]),
+        (["kidney", "kidney tumour", "kidney cyst"], ["kidney", "tumor", "cyst"]),
+        (["tumour core", "whole tumour", "enhancing tumour"], ["edema", "non-enhancing tumor", "enhancing tumour"]),
+        (["", "b"], ["b", "a"]),
+    ],
+)
+def test_other_words_for_the_same_classes_are_no_exchange(names: list[str], expected: list[str]) -> None:
+    assert exchanged_names(dict(enumerate(names, 1)), dict(enumerate(expected, 1))) == []
+
+
+def test_scans_whose_first_slice_is_empty_are_no_label_maps() -> None:
+    voxels = np.zeros((448, 448, 30), np.float32)
+    voxels[..., 1:] = np.random.default_rng(0).integers(0, 700, (448, 448, 29))
+    doubts = doubts_of_image(MetaTensor(torch.from_numpy(voxels[None])), [], VolumeRules())
+    assert not any("label map" in text for text in doubts)

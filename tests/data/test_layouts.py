@@ -16,9 +16,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from hybridmim_components.data import find_cases, finetuning_lists, pretraining_lists, read_cases
+from hybridmim_components.data.volumes import read_volume
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -192,11 +195,14 @@ def test_the_published_split_is_found_by_number(tmp_path: Path) -> None:
 def test_suffixes_in_capitals_are_read_and_folders_below_are_told(tmp_path: Path) -> None:
     for part in ("imagesTr", "labelsTr"):
         (tmp_path / part / "old").mkdir(parents=True)
-        for name in ("spleen_1.nii.gz", "spleen_2.NII.GZ", "spleen_3.Nii"):
-            (tmp_path / part / name).touch()
+        for name in ("spleen_1.nii.gz", "spleen_2.NII.GZ", "spleen_3.NII"):
+            path = tmp_path / part / name.lower()
+            nib.save(nib.Nifti1Image(np.arange(8, dtype=np.float32).reshape(2, 2, 2), np.eye(4)), path)
+            path.rename(path.with_name(name))
     (tmp_path / "imagesTr" / "old" / "spleen_4.nii.gz").touch()
     found = find_cases("msd_spleen", tmp_path)
     assert [case["case_id"] for case in found.cases] == ["spleen_1", "spleen_2", "spleen_3"] and not found.problems
+    assert all(read_volume(case["image"]).shape == (1, 2, 2, 2) for case in found.cases)
     assert found.doubts == [
         f"1 NIfTI file(s) in folders below {tmp_path / 'imagesTr'} are not read, such as old/spleen_4.nii.gz: "
         "usual is that all lie in the folder itself"

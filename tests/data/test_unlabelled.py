@@ -99,10 +99,21 @@ IMAGE_FOLDERS = [
 LABEL_FILES = [
     *("a_seg", "a-seg", "a_Seg", "a_segm", "a_segmentation", "a-label", "a_labels", "a_labelmap", "a.seg", "aSeg"),
     *("a_mask", "a_lungmask", "A_MASK", "a_gt", "a_GT", "a_ground_truth", "sub-1_seg-vert_msk", "segmentation"),
-    *("segmentation-12", "labels-0", "label0001", "mask_3", "p1_seg1", "p1-label-2", "a_lungmask_2"),
+    *("segmentation-12", "labels-0", "label0001", "mask_3", "p1-label-2", "a_lungmask_2"),
 ]
 IMAGE_FILES = [
-    *("a", "segovia_1", "a_ct", "seg_case_ct", "LungSeg_001_0000", "Seg_001_0000", "a_masked", "a_gts64", "a_no_mask"),
+    *(
+        "a",
+        "segovia_1",
+        "a_ct",
+        "seg_case_ct",
+        "LungSeg_001_0000",
+        "LungSeg_1",
+        "Seg_001_0000",
+        "a_masked",
+        "a_gts64",
+        "a_no_mask",
+    ),
     *("volume-covid19-A-0003_ct", "ATM_001_0000", "001", "1.3.6.1.4", "t1"),
 ]
 

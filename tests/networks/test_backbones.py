@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from backbone_tester import BackboneTester, Sample
 from monai.networks.nets import BasicUNet, DynUNet, SwinUNETR
@@ -20,6 +22,7 @@ from torch import nn
 
 from hybridmim_components.method import MaskGrid
 from hybridmim_components.networks import Backbone, backbone_of
+from hybridmim_components.networks.backbones import check_crop_size
 
 
 def unet(in_channels: int, out_channels: int, dropout: float) -> BasicUNet:
@@ -53,6 +56,18 @@ SAMPLES = {
     DynUNet: Sample(dynunet, MaskGrid((32, 48, 16), (16, 16, 8), (8, 8, 4)), (24, 32, 20)),
     SwinUNETR: Sample(swin, MaskGrid((64, 32, 32), 32, 16), (32, 64, 32)),
 }
+
+
+class TestResidualDynUNet(BackboneTester):
+    @pytest.fixture
+    def sample(self) -> Sample:
+        return Sample(partial(dynunet, residual=True), SAMPLES[DynUNet].grid, SAMPLES[DynUNet].other_size)
+
+
+def test_deep_supervision_is_refused_before_the_first_crop() -> None:
+    network = DynUNet(3, 1, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, [4, 4, 4, 4], deep_supervision=True)
+    with pytest.raises(ValueError, match="DynUNet must be built with deep_supervision False, got True"):
+        check_crop_size(network, (32, 32, 32))
 
 
 class TestBackbones(BackboneTester):

@@ -38,18 +38,20 @@ FEATURES = [4, 6, 8, 10]
 FLAT = [(2, 2, 2), (1, 2, 2), (2, 2, 2)]
 CUBES = [(2, 2, 2)] * 3
 Weights = dict[str, Tensor]
+Kernels = list[tuple[int, ...]]
+CUBIC: Kernels = [(3, 3, 3)] * 4
+THIN: Kernels = [(1, 3, 3), (1, 3, 3), (3, 3, 3), (3, 3, 3)]  # nnU-Net's for thick slices
 
 
-def plain_weights(strides: list[tuple[int, ...]], kernels: list[int] | None = None) -> Weights:
+def plain_weights(strides: list[tuple[int, ...]], kernels: Kernels = CUBIC) -> Weights:
     """Random weights with the names and shapes of a PlainConvUNet of three classes, aliases included."""
     torch.manual_seed(0)
-    kernels = kernels or [3] * len(FEATURES)
     weights: Weights = {}
 
-    def add_block(name: str, incoming: int, outgoing: int, kernel: int) -> None:
+    def add_block(name: str, incoming: int, outgoing: int, kernel: tuple[int, ...]) -> None:
         for k, channels in enumerate((incoming, outgoing)):
             place = f"{name}.convs.{k}"
-            weights[f"{place}.conv.weight"] = torch.randn(outgoing, channels, kernel, kernel, kernel)
+            weights[f"{place}.conv.weight"] = torch.randn(outgoing, channels, *kernel)
             for kind in ("conv.bias", "norm.weight", "norm.bias"):
                 weights[f"{place}.{kind}"] = torch.randn(outgoing)
             weights[f"{place}.all_modules.0.weight"] = weights[f"{place}.conv.weight"]
@@ -72,7 +74,9 @@ def logits_of(weights: Weights, strides: list[tuple[int, ...]], x: Tensor) -> Te
     def block(name: str, x: Tensor, stride: tuple[int, ...] = (1, 1, 1)) -> Tensor:
         for k in (0, 1):
             conv, norm = (f"{name}.convs.{k}.{kind}" for kind in ("conv", "norm"))
-            x = conv3d(x, weights[f"{conv}.weight"], weights[f"{conv}.bias"], stride if k == 0 else 1, padding=1)
+            weight = weights[f"{conv}.weight"]
+            padding = [size // 2 for size in weight.shape[2:]]
+            x = conv3d(x, weight, weights[f"{conv}.bias"], stride if k == 0 else 1, padding)
             x = leaky_relu(instance_norm(x, weight=weights[f"{norm}.weight"], bias=weights[f"{norm}.bias"]), 0.01)
         return x
 
@@ -88,13 +92,14 @@ def logits_of(weights: Weights, strides: list[tuple[int, ...]], x: Tensor) -> Te
     return conv3d(x, weights[f"{last}.weight"], weights[f"{last}.bias"])
 
 
-def save(path: Path, weights: Weights, forward: list[int] | None = None) -> Path:
+def save(path: Path, weights: Weights, forward: list[int] | None = None, nonlin: str = "torch.nn.LeakyReLU") -> Path:
     """A checkpoint as nnU-Net writes it, with numbers of numpy in its log."""
-    configuration = {"spacing": [3.0, 1.0, 2.0], "patch_size": [16, 48, 32]}
-    plans = {"transpose_forward": forward, "configurations": {"3d_fullres": configuration}}
+    full = {"spacing": [3.0, 1.0, 2.0], "patch_size": [16, 48, 32], "architecture": {"arch_kwargs": {"nonlin": nonlin}}}
+    small = {"inherits_from": "3d_fullres", "batch_size": 4}
+    plans = {"transpose_forward": forward, "configurations": {"3d_fullres": full, "3d_small": small}}
     content: dict[str, Any] = {"network_weights": weights, "logging": {"ema": [np.float32(0.5), np.float64(0.1)]}}
     content |= {"_best_ema": np.float32(0.5)}
-    content |= {"init_args": {"plans": plans, "configuration": "3d_fullres"}} if forward else {}
+    content |= {"init_args": {"plans": plans, "configuration": "3d_small"}} if forward else {}
     torch.save(content, path)
     return path
 
@@ -109,15 +114,13 @@ def dynunet(path: Path, settings: dict[str, Any]) -> Any:
     return network
 
 
-@pytest.mark.parametrize("strides", [CUBES, FLAT])
-@pytest.mark.parametrize(
-    ("forward", "order"), [(None, (2, 1, 0)), ([0, 1, 2], (2, 1, 0)), ([1, 0, 2], (2, 0, 1)), ([2, 0, 1], (0, 2, 1))]
-)
+@pytest.mark.parametrize(("strides", "kernels"), [(CUBES, CUBIC), (FLAT, CUBIC), (FLAT, THIN)])
+@pytest.mark.parametrize(("forward", "order"), [([0, 1, 2], (2, 1, 0)), ([1, 0, 2], (2, 0, 1)), ([2, 0, 1], (0, 2, 1))])
 def test_logits_are_those_of_nnunet_on_the_bundles_axes(
-    tmp_path: Path, strides: list[tuple[int, ...]], forward: list[int] | None, order: tuple[int, ...]
+    tmp_path: Path, strides: list[tuple[int, ...]], kernels: Kernels, forward: list[int], order: tuple[int, ...]
 ) -> None:
     """``order`` has the network's axis that is x, y, and z of the image."""
-    weights = plain_weights(strides)
+    weights = plain_weights(strides, kernels)
     settings = convert_to_dynunet(save(tmp_path / "checkpoint_final.pth", weights, forward), tmp_path / "new.pt")
     x = torch.randn(1, 1, 16, 32, 24)
     expected = logits_of(weights, strides, x)
@@ -126,7 +129,8 @@ def test_logits_are_those_of_nnunet_on_the_bundles_axes(
         logits = dynunet(tmp_path / "new.pt", settings)(x.permute(axes))
     torch.testing.assert_close(logits, expected.permute(axes), atol=1e-4 * float(expected.std()), rtol=0)
     recipe = read_weights(tmp_path / "new.pt")[1]
-    assert recipe.get("spacing") == ([[3.0, 1.0, 2.0][axis] for axis in order] if forward else None)
+    assert recipe["spacing"] == [[3.0, 1.0, 2.0][axis] for axis in order]
+    assert recipe["roi_size"] == [[16, 48, 32][axis] for axis in order]
 
 
 def test_the_command_prints_what_starts_a_bundle(
@@ -159,13 +163,13 @@ def without(name: str) -> Callable[[Weights], Weights]:
             "must be of a 3D PlainConvUNet, got encoder.stem",
         ),
         (lambda w: {n: t[..., 0] if t.ndim == 5 else t for n, t in w.items()}, "must be of a 3D PlainConvUNet, got"),
-        (without("stages.1.0.convs.1."), "two convolutions a stage .* downsamples.0.conv2.conv.weight is missing"),
+        (without("stages.1.0.convs.1."), "two convolutions a stage, .* downsamples.0.conv2.conv.weight is missing"),
         (without("transpconvs.0.weight"), "decoder.transpconvs.0.weight"),
         (
             lambda w: w | {"encoder.stages.1.0.convs.2.conv.weight": torch.zeros(6, 6, 3, 3, 3)},
             "convs.2.conv.weight has no place",
         ),
-        (lambda w: plain_weights(CUBES, kernels=[1, 3, 3, 3]), "kernels of one size, .* has the shape"),
+        (lambda w: plain_weights(CUBES, kernels=[(5, 5, 5), *CUBIC[1:]]), "conv_block.* has the shape .* instead of"),
         (lambda w: w | {"decoder.transpconvs.0.bias": torch.tensor([float("nan")] * 8)}, "dense and finite"),
     ],
 )
@@ -176,6 +180,24 @@ def test_weights_of_other_networks_are_refused_by_file_and_name(
     with pytest.raises(ValueError, match=message) as error:
         convert_to_dynunet(checkpoint, tmp_path / "new.pt")
     assert str(checkpoint) in str(error.value) and not (tmp_path / "new.pt").exists()
+
+
+def test_what_pretraining_has_seen_is_kept(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path / "checkpoint_pretrained.pth", plain_weights(CUBES), [0, 1, 2])
+    content = torch.load(checkpoint, weights_only=False)
+    torch.save({**content, "recipe": {"volumes": ["ab"], "network": "PlainConvUNet"}}, checkpoint)
+    convert_to_dynunet(checkpoint, tmp_path / "new.pt")
+    recipe = read_weights(tmp_path / "new.pt")[1]
+    assert (recipe["volumes"], recipe["network"]) == (["ab"], "DynUNet")
+
+
+def test_without_plans_or_with_another_activation_nothing_is_guessed(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path / "checkpoint.pth", plain_weights(CUBES))
+    with pytest.raises(ValueError, match=r"must have nnU-Net's plans, .* got none in .*checkpoint\.pth"):
+        convert_to_dynunet(checkpoint, tmp_path / "new.pt")
+    checkpoint = save(tmp_path / "checkpoint.pth", plain_weights(CUBES), [0, 1, 2], "torch.nn.ReLU")
+    with pytest.raises(ValueError, match=r"with LeakyReLU, got torch\.nn\.ReLU in .*checkpoint\.pth"):
+        convert_to_dynunet(checkpoint, tmp_path / "new.pt")
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:

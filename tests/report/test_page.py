@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -178,22 +179,23 @@ def test_a_run_without_evaluation_or_cut_short_says_so(whole_run: Callable[..., 
 def test_runs_with_other_settings_and_newer_weights_say_so(whole_run: Callable[..., Path], tmp_path: Path) -> None:
     runs = [whole_run(name) for name in ("pretrained", "scratch")]
     for run, epochs in zip(runs, (30, 8), strict=True):
-        weights = tmp_path / f"models_{epochs}"
-        with RunRecord(run / "train", "train", weights):
+        weights = tmp_path / f"models_{epochs}" / "model.pt"
+        with RunRecord(run / "train", "train", weights.parent):
             pass
-        with RunRecord(run / "evaluate", "evaluate"):
-            pass
-        recipe = {"epochs": epochs, "seed": 0, "training_volumes": [str(epochs)], "best": {"epoch": epochs}}
-        save_weights(weights / "model.pt", torch.nn.Linear(1, 1), recipe, bare=True)
+        recipe = {"epochs": epochs, "seed": 0, "training_volumes": ["a"] * epochs, "best": {"epoch": epochs}}
+        save_weights(weights, torch.nn.Linear(1, 1), recipe, bare=True)
+        path = run / "evaluate" / "evaluation_files.json"
+        known = json.loads(path.read_text()) | {"weights": {"file": str(weights), "state": file_state(weights)}}
+        path.write_text(json.dumps(known))
     page = write_report(runs).read_text(encoding="utf-8")
     assert "pretrained and scratch were trained with different settings: epochs 30 and 8." in page
-    assert "evaluate the new weights" not in page
-    record = json.loads((runs[1] / "train" / "run.json").read_text())
-    record["starts"].append({"started": "2999-01-01 00:00:00", "outcome": "running"})
-    (runs[1] / "train" / "run.json").write_text(json.dumps(record))
+    assert "were replaced" not in page
+    os.utime(tmp_path / "models_8" / "model.pt", (1, 1))
     page = write_report(runs).read_text(encoding="utf-8")
-    assert "scratch: Training was started again after this evaluation" in page
-    assert "pretrained: Training was started" not in page
+    assert "scratch: The weights were replaced after this evaluation" in page
+    assert "pretrained: The weights were replaced" not in page
+    shutil.rmtree(tmp_path / "models_8")
+    assert "were replaced" not in write_report(runs).read_text(encoding="utf-8")
 
 
 def test_a_case_whose_label_was_replaced_is_not_drawn(whole_run: Callable[..., Path]) -> None:

@@ -96,15 +96,16 @@ def test_the_args_file_is_checked_too(config_file: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--allow_seen", "false"], "allow_seen must be True or False, got false"),
-        (["--allow_seen=TRUE"], "allow_seen must be True or False, got TRUE"),
+        (["--allow_seen", "false"], "allow_seen must be True or False, got 'false'"),
+        (["--allow_seen=TRUE"], "allow_seen must be True or False, got 'TRUE'"),
         (["--allow_seen", "0"], "allow_seen must be True or False, got 0"),
-        (["--amp", "false"], "amp must be written as in Python, False, got false"),
-        (["--weights", "null"], "weights must be written as in Python, None, got null"),
-        (["--network_def#dropout", "null"], "network_def#dropout must be written as in Python, None, got null"),
-        (["--epochs", "many"], "epochs must be a number, got many"),
-        (["--learning_rate", "1e-3x"], "learning_rate must be a number, got 1e-3x"),
-        (["--epochs", "[1]"], "epochs must be a number, got [1]"),
+        (["--amp", "false"], "amp must be written as in Python, False, got 'false'"),
+        (["--weights", "null"], "weights must be written as in Python, None, got 'null'"),
+        (["--network_def#dropout", "null"], "network_def#dropout must be written as in Python, None, got 'null'"),
+        (["--epochs", "many"], "epochs must be a number, got 'many'"),
+        (["--learning_rate", "1e-3x"], "learning_rate must be a number, got '1e-3x'"),
+        (["--epochs", "True"], "epochs must be a number, got True"),
+        (["--epochs", "--allow_seen", "True"], "epochs must be a number, got True"),
     ],
 )
 def test_values_of_another_type_are_refused(config_file: str, words: list[str], message: str) -> None:
@@ -122,6 +123,8 @@ def test_values_of_another_type_are_refused(config_file: str, words: list[str], 
         ["--epochs", "$2 * 3", "--learning_rate", "1e-3"],
         ["--epochs", "@other", "--allow_seen", "$1 > 0"],
         ["--learning_rate", "-1"],
+        ["--network_def#features#0", "[2,2,1]"],
+        ["--network_def#features#0", "None"],
     ],
 )
 def test_values_as_fire_reads_them_pass(config_file: str, words: list[str]) -> None:
@@ -133,7 +136,7 @@ def test_values_of_an_args_file_are_typed_already(config_file: str, tmp_path: Pa
     args_file.write_text(json.dumps({"config_file": config_file, "allow_seen": False, "epochs": 3, "weights": None}))
     check_overrides([PROGRAM, "run", "--args_file", str(args_file)])
     args_file.write_text(json.dumps({"config_file": config_file, "allow_seen": "false"}))
-    with pytest.raises(ValueError, match="allow_seen must be True or False, got false"):
+    with pytest.raises(ValueError, match="allow_seen must be True or False, got 'false'"):
         check_overrides([PROGRAM, "run", "--args_file", str(args_file)])
 
 

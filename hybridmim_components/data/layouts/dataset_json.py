@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,8 +98,8 @@ def _compare_labels(file: Path, name: Any, names: Mapping[int, str], expected: M
         found.doubts.append(f"the labels of the task {name!r:.80} are {tables[1]} in {file}, usual are {tables[0]}")
 
 
-def exchanged_names(names: Mapping[int, str], expected: Mapping[int, str]) -> list[int]:
-    """Find label values whose name fits another value better, such as 1 if 1 is Posterior and not anterior.
+def exchanged_names(names: Mapping[int, str], expected: Mapping[int, str]) -> list[tuple[int, int]]:
+    """Find pairs of label values whose names fit better if they are exchanged.
 
     Args:
         names: names by label value.
@@ -106,17 +107,17 @@ def exchanged_names(names: Mapping[int, str], expected: Mapping[int, str]) -> li
 
     Example:
         >>> exchanged_names({1: "Posterior", 2: "Anterior"}, {1: "anterior hippocampus", 2: "posterior hippocampus"})
-        [1, 2]
+        [(1, 2)]
         >>> exchanged_names({1: "liver", 2: "cancer"}, {1: "liver", 2: "liver tumour"})
         []
     """
     ours, theirs = _words(names), _words(expected)
-    return [
-        value
-        for value, words in ours.items()
-        if any(len(words & theirs[other]) > len(words & theirs[value]) for other in theirs if value in theirs)
-        and words != theirs.get(value)
-    ]
+
+    def fit(one: int, other: int) -> float:
+        return len(ours[one] & theirs[other]) / len(ours[one] | theirs[other])
+
+    pairs = itertools.combinations(sorted(value for value in ours.keys() & theirs.keys() if ours[value]), 2)
+    return [(i, j) for i, j in pairs if fit(i, j) + fit(j, i) > fit(i, i) + fit(j, j)]
 
 
 def _share_words(names: Mapping[int, str], expected: Mapping[int, str]) -> bool:
@@ -131,7 +132,7 @@ def _share_words(names: Mapping[int, str], expected: Mapping[int, str]) -> bool:
 
 def _words(names: Mapping[int, str]) -> dict[int, set[str]]:
     """Return the words of each name but the background's, so that Anterior matches anterior hippocampus."""
-    return {value: set(re.split(r"[\W_]+", name.lower())) for value, name in names.items() if value}
+    return {value: set(re.findall(r"[^\W_]+", name.lower())) for value, name in names.items() if value}
 
 
 def _training_images(content: Mapping[str, Any]) -> list[str]:

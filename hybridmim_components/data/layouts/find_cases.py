@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ __all__ = ["Case", "Found", "case_id_of", "find_nifti", "is_plain_name", "requir
 
 #: ``case_id``, ``image`` (a path, or one path per modality) and ``label`` (a path).
 Case = dict[str, Any]
-_SUFFIXES = (".nii.gz", ".nii")
+_SUFFIX = re.compile(r"\.(?:nii|NII)(?:\.(?:gz|GZ))?$")  # nibabel reads no other mixture
 
 
 @dataclass
@@ -38,8 +39,7 @@ class Found:
 
 def case_id_of(path: str | Path) -> str:
     """Return the name of a NIfTI file without its suffix."""
-    name = Path(path).name
-    return next((name[: -len(s)] for s in _SUFFIXES if name.lower().endswith(s)), name)
+    return _SUFFIX.sub("", Path(path).name)
 
 
 def is_plain_name(name: str) -> bool:
@@ -79,7 +79,7 @@ def find_nifti(folder: Path) -> dict[str, Path]:
 
 
 def _is_nifti(path: Path) -> bool:
-    return path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
+    return bool(_SUFFIX.search(path.name)) and not path.name.startswith(".")
 
 
 def require_folders(root: Path, *names: str) -> None:

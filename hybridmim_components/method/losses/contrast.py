@@ -40,7 +40,7 @@ def require_negatives(batch_size: int, volume: Tensor | None = None) -> None:
     if volumes < 2:
         raise ValueError(
             f"the contrastive loss needs crops of at least 2 volumes in a batch, got {batch_size} crop(s) of {volumes} "
-            "volume(s): raise batch_size, lower crops_per_volume, set same_volume_negatives to true, "
+            "volume(s): raise batch_size, lower crops_per_volume, set same_volume_negatives to True, "
             "or set contrast_weight to 0"
         )
 

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import nn
 
-from hybridmim_components.weights import save_weights
+from hybridmim_components.weights import read_recipe, read_weights, save_weights
 
 __all__ = ["BestWeights", "LastWeights"]
 
@@ -89,12 +90,24 @@ class BestWeights:
         self.saved = True
 
     def _keep_earlier(self) -> None:
-        """Copy the files that the first save of a run would overwrite."""
+        """Copy the files that the first save of a run would overwrite, unless they are of the same run."""
+        if self.path.is_file() and _is_of(self.recipe, self.path):
+            return
         for path in (self.path.with_suffix(".json"), self.path):
             if path.is_file():
                 copy = path.with_name(f"earlier_{path.name}")
                 shutil.copy2(path, copy)
                 logger.warning("%s is of an earlier run and is replaced: kept it as %s", path, copy)
+
+
+def _is_of(recipe: Mapping[str, Any], path: Path) -> bool:
+    """Return whether weights have a recipe, and another run of it would overwrite what it wrote itself."""
+    try:
+        found = read_recipe(path) or read_weights(path)[1]
+    except (OSError, ValueError):
+        return False
+    plain = json.loads(json.dumps(dict(recipe)))
+    return {key: found.get(key) for key in plain} == plain
 
 
 class LastWeights:

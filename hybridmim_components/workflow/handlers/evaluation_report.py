@@ -69,13 +69,13 @@ class EvaluationReport:
             It is written into each row; a case without an entry is ``unknown``.
         include_background_channel: True: channel 0 of ``pred`` and ``label`` is background and is not scored (softmax).
             False: every channel is a class (sigmoid).
+        weights: file of the weights, so that the report page can tell whether they were replaced.
         files: items of the data list, with ``image`` and ``label``; None: no JSON file.
         dataset: name of the data set, see :func:`.datasets.dataset_of`; needed with ``files``.
         dataset_dir: folder of the data set; needed with ``files``.
 
     Raises:
-        ValueError: if ``class_names`` is not a sequence of distinct names, or ``figures`` has an unknown group, or the
-            names are those of the data set's dataset.json in another order.
+        ValueError: if ``class_names`` is not a sequence of distinct names, or ``figures`` has an unknown group.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class EvaluationReport:
         files: Sequence[Mapping[str, Any]] | None = None,
         dataset: str = "",
         dataset_dir: str | Path = "",
+        weights: str | Path | None = None,
     ) -> None:
         if isinstance(class_names, str) or not class_names or len(set(class_names)) != len(class_names):
             raise ValueError(f"class_names must be a list of distinct names, got {class_names!r}")
@@ -101,7 +102,9 @@ class EvaluationReport:
         self.first_channel = int(include_background_channel)
         self.cases: list[_Case] = []
         self.files = _described(files, dataset, dataset_dir) if files is not None else None
-        _require_order(self.class_names, self.files["labels"] if self.files else {}, dataset_dir)
+        if self.files and weights:
+            self.files["weights"] = {"file": os.path.abspath(weights), "state": file_state(weights)}
+        _compare_names(self.class_names, self.files["labels"] if self.files else {}, dataset_dir)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, which may run several times; each run starts a new report."""
@@ -204,15 +207,13 @@ def _described(items: Sequence[Mapping[str, Any]], dataset: str, dataset_dir: st
     return {"labels": labels, "hounsfield": hounsfield, "cases": cases}
 
 
-def _require_order(class_names: Sequence[str], labels: Mapping[str, str], dataset_dir: str | Path) -> None:
-    """Refuse class names that belong to other label values, where each value is a class."""
-    named = {int(value): name for value, name in labels.items()}
-    ours = dict(enumerate(class_names, 1))
-    if set(named) == set(ours) and (wrong := exchanged_names(ours, named)):
-        value = wrong[0]
-        raise ValueError(
-            f"class_names must name the labels in their order, label {value} is {named[value]!r} in {dataset_dir}, "
-            f"got {ours[value]!r}"
+def _compare_names(class_names: Sequence[str], labels: Mapping[str, str], dataset_dir: str | Path) -> None:
+    """Warn if classes seem to have the names of other labels, where each label value is a class."""
+    named, ours = {int(value): name for value, name in labels.items()}, dict(enumerate(class_names, 1))
+    for one, other in exchanged_names(ours, named) if set(named) == set(ours) else []:
+        logger.warning(
+            "class_names seem to be exchanged: labels %d and %d are %r and %r in %s, class_names have %r and %r",
+            *(one, other, named[one], named[other], dataset_dir, ours[one], ours[other]),
         )
 
 

@@ -29,11 +29,11 @@ from hybridmim_components.workflow.handlers import BestWeights, IntervalAndFinal
 EPOCHS = 4
 
 
-def run(folder: Path, errors: list[float], last: bool = True, interval: int = 1) -> tuple[Path, Path]:
+def run(folder: Path, errors: list[float], last: bool = True, interval: int = 1, seed: int = 3) -> tuple[Path, Path]:
     """Train a single weight that is the number of the epoch; ``errors`` is what each epoch's validation finds."""
     network = nn.Linear(1, 1, bias=False)
     paths = folder / "model.pt", folder / "last.pt"
-    best = BestWeights(network, paths[0], {"seed": 3})
+    best = BestWeights(network, paths[0], {"seed": seed})
     evaluator = SupervisedEvaluator(
         device="cpu",
         val_data_loader=[{"image": torch.ones(1, 1), "label": torch.zeros(1, 1)}],
@@ -67,7 +67,10 @@ def test_the_last_weights_lie_beside_the_best(tmp_path: Path) -> None:
 def test_weights_of_an_earlier_run_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path, [0.1, 0.2, 0.3, 0.4])
     assert not caplog.records
-    run(tmp_path, [0.4, 0.3, 0.1, 0.2])
+    run(tmp_path, [0.1, 0.2, 0.3, 0.4])  # the same run once more
+    assert not caplog.records
+    for _ in range(2):  # another run, killed once before its first checkpoint
+        run(tmp_path, [0.4, 0.3, 0.1, 0.2], seed=4)
     best, kept = tmp_path / "model.pt", tmp_path / "earlier_model.pt"
     assert (weight_of(best), weight_of(kept)) == (3, 1)
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
