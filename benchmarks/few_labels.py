@@ -54,6 +54,8 @@ from typing import Any
 
 import torch
 from few_labels_cells import STEPS_PER_EPOCH, Cell, Study, read_arms
+from few_labels_nnunet import BUNDLE as NNUNET
+from few_labels_nnunet import NnunetStudy
 from few_labels_report import report, report_tuning
 from rows import add_rows, read_rows
 from tqdm import tqdm
@@ -204,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("command", choices=("tune", "run", "curve", "report"))
     parser.add_argument("--dataset_dir", help="folder of MSD's Task04_Hippocampus")
     parser.add_argument("--work", type=Path, help="folder for pre-trained weights and logs")
-    parser.add_argument("--bundle", default="msd_hippocampus_unet", help="default: %(default)s")
+    parser.add_argument("--bundle", default="msd_hippocampus_unet", help=f"default: %(default)s; {NNUNET}: nnU-Net")
     parser.add_argument("--arms", nargs="+", default=["scratch", "masked_modelling", "hybridmim"], choices=read_arms())
     parser.add_argument("--labels", nargs="+", type=int, help="labelled patients; 0: all; default: 1 2 4 8, for tune 2")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="that tune compares")
@@ -232,7 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--steps must be a multiple of {STEPS_PER_EPOCH}, got {steps}")
     torch.set_num_threads(1)
     work, costs = options.work.resolve(), options.output / "seconds_per_step.json"
-    _study = Study(options.bundle, options.dataset_dir, work, costs, options.pretraining_minutes)
+    if options.bundle == NNUNET:
+        own = [name for name in options.arms if read_arms()[name].train or read_arms()[name].longer]
+        if own or options.command == "curve":
+            parser.error(f"nnU-Net trains by its own recipe: leave out {', '.join(own) or 'curve'}")
+        _study = NnunetStudy(options.dataset_dir, work, costs, options.pretraining_minutes)
+    else:
+        _study = Study(options.bundle, options.dataset_dir, work, costs, options.pretraining_minutes)
     name, do, scored = WORK[options.command]
     tune = options.command == "tune"
     budgets = list(itertools.product(options.labels, options.steps))

@@ -32,7 +32,7 @@ from rows import read_rows
 
 from hybridmim_components.system.files import write_text
 
-__all__ = ["Arm", "Cell", "Study", "read_arms"]
+__all__ = ["Arm", "Cell", "Study", "output_to", "read_arms"]
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ROOT / "benchmarks" / "arms"
@@ -264,7 +264,7 @@ class Study:
 
         folder.mkdir(parents=True, exist_ok=True)
         files = [str(self.bundle / "configs" / f"{name}.json") for name in configs]
-        with _output_to(folder / f"{configs[-1]}.log"):
+        with output_to(folder / f"{configs[-1]}.log"):
             workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
             workflow.initialize()
             started = time.process_time()
@@ -296,7 +296,7 @@ def scores(path: Path, patients: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _output_to(path: Path) -> Iterator[None]:
+def output_to(path: Path) -> Iterator[None]:
     """Send what this process writes to a file. The run must not see this script's command line."""
     sys.stdout.flush()
     sys.stderr.flush()
