@@ -311,7 +311,9 @@ def test_the_readme_tells_how_many_pretrainings_learnt_nothing_at_the_region_lev
     guessing = [row for row in rows if float(row["location_accuracy"]) < 0.55 and float(row["number_accuracy"]) < 0.3]
     assert (len(rows), len(guessing)) == (13, 3)
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert "of thirteen pre-trainings of ten minutes for the table below, three ended with both heads at guessing" in text
+    assert (
+        "of thirteen pre-trainings of ten minutes for the table below, three ended with both heads at guessing" in text
+    )
 
 
 def test_the_readme_claims_a_gain_only_where_the_interval_is_above_zero() -> None:
