@@ -316,6 +316,37 @@ def test_the_readme_tells_how_many_pretrainings_learnt_nothing_at_the_region_lev
     )
 
 
+def test_the_pages_have_the_figures_from_inside_nnunet() -> None:
+    folder = RESULTS.with_name("few_labels_msd_hippocampus_nnunet")
+    page = (ROOT / "docs" / "how_to" / "nnunet.md").read_text(encoding="utf-8")
+    assert all(line in page for line in (folder / "table.md").read_text().splitlines())
+    scores = read_scores(folder / "cells.csv")
+    gains = [difference(scores["hybridmim", n, 250], scores["scratch", n, 250]) for n in (2, 4)]
+    assert all(gain and gain.seeds == 4 and gain.low < 0 for gain in gains)
+    assert "No gain is shown. These are four seeds" in page
+    learnt = few_labels.read_rows(folder / "pretraining.csv")
+    numbers, locations = ([float(row[f"{name}_accuracy"]) for row in learnt] for name in ("number", "location"))
+    assert len(learnt) == 7 and set(locations) == {1.0}
+    right = f"{min(numbers):.2f} to {max(numbers):.2f} right"
+    for name in ("README.md", "benchmarks/README.md"):
+        assert right in (ROOT / name).read_text(encoding="utf-8")
+    unet = [
+        [
+            float(row[f"{name}_accuracy"])
+            for row in few_labels.read_rows(RESULTS / "pretraining.csv")
+            if row["arm"] == "hybridmim"
+        ]
+        for name in ("number", "location")
+    ]
+    shown = [
+        f"{min(v for v in values if v > guess):.2f} to {max(values):.2f}"
+        for values, guess in zip(unet, (0.3, 0.55), strict=True)
+    ]
+    assert "reaches {}\nand {} in ten minutes".format(*shown) in (ROOT / "benchmarks" / "README.md").read_text(
+        encoding="utf-8"
+    )
+
+
 def test_the_readme_claims_a_gain_only_where_the_interval_is_above_zero() -> None:
     scores = read_scores(RESULTS / "cells.csv")
     gains = [
