@@ -126,7 +126,11 @@ def test_two_dimensional_networks_work_alike() -> None:
         ({"mask_fill": "mean"}, ValueError, "mask_fill must be one of .*, got 'mean'"),
         ({"output_activation": "tanh"}, ValueError, "output_activation must be one of .*, got 'tanh'"),
         ({"network": unet(dropout=0.0)}, ValueError, "network has no dropout"),
-        ({"network": UNet(3, 1, 2, (4, 8), (2,))}, TypeError, "network must be one of BasicUNet, SwinUNETR, got UNet"),
+        (
+            {"network": UNet(3, 1, 2, (4, 8), (2,))},
+            TypeError,
+            "network must be one of BasicUNet, DynUNet, SwinUNETR, got UNet",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(arguments: dict, error: type, message: str) -> None:
