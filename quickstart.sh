@@ -140,7 +140,7 @@ case "$name" in
         small=()
         pretrain=(--epochs 16 --steps_per_epoch 100 --val_interval 4)
         train=(--epochs 8 --steps_per_epoch 50 --val_interval 4)
-        labelled="$(find "$dataset_dir/labelsTr" -name '[!.]*.nii*' 2>/dev/null | wc -l)"
+        labelled="$(find "$dataset_dir/labelsTr" -name '[!.]*.nii*' 2>/dev/null | wc -l || true)"
         if [ "$labelled" -ge 100 ]; then
             train+=(--label_fraction 0.05)
             echo "quickstart: of the $labelled labelled cases, a twentieth of the training cases is used with labels"
