@@ -158,7 +158,7 @@ class NnunetStudy(Study):
         from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
 
         class FewLabels(nnUNetTrainerAdam):
-            """nnU-Net's trainer with other cases, without validation during training and without mirrored inference."""
+            """nnU-Net's trainer with other cases, and without mirrored inference."""
 
             split: tuple[list[str], list[str]]
 
@@ -186,7 +186,7 @@ class NnunetStudy(Study):
         trainer.initial_lr = cell.learning_rate
         trainer.num_epochs = NNUNET_EPOCHS
         trainer.num_iterations_per_epoch = cell.steps // NNUNET_EPOCHS
-        trainer.num_val_iterations_per_epoch = 1
+        trainer.num_val_iterations_per_epoch = 1  # it chooses nothing
         trainer.disable_checkpointing = True
         trainer.output_folder = str(folder)
         trainer.log_file = str(folder / "nnunet.log")
@@ -198,12 +198,12 @@ class NnunetStudy(Study):
             {"case": case, **vars(score)}
             for cases in patients.values()
             for case in cases
-            for score in self._of(case, folder)
+            for score in self._case_scores(case, folder)
         ]
         add_rows(folder / "evaluation_cases.csv", rows)
         return scores(folder / "evaluation_cases.csv", patients)
 
-    def _of(self, case: str, folder: Path) -> list[ClassScore]:
+    def _case_scores(self, case: str, folder: Path) -> list[ClassScore]:
         paths = folder / f"{case}.nii.gz", Path(self.patients.cases[case]["label"])
         images = [nibabel.load(path) for path in paths]
         predicted, truth = (torch.from_numpy(np.asarray(image.dataobj).astype(np.int16)) for image in images)

@@ -244,14 +244,6 @@ def test_table_and_plot(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
-@pytest.mark.skipif(not (RESULTS / "table.md").is_file(), reason="the study has no results yet")
-def test_the_readme_shows_the_table_that_the_study_wrote() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert all(line in readme for line in (RESULTS / "table.md").read_text().splitlines())
-    scored = {seed for seeds in read_scores(RESULTS / "cells.csv").values() for seed in seeds}
-    assert scored.isdisjoint(few_labels.TUNING_SEEDS)
-
-
 def test_the_processes_of_a_killed_study_end_with_it(tmp_path: Path) -> None:
     """Else they would hold the folders that the next command needs."""
     script = f"""
@@ -277,82 +269,3 @@ def wait_until(condition: Callable[[], bool], seconds: float = 50) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def test_the_readme_has_the_figures_of_the_trials() -> None:
-    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-    for trial in few_labels.read_rows(RESULTS / "tuning.csv"):
-        rates = found.setdefault((trial["arm"], trial["labels"], trial["steps"]), {})
-        rates.setdefault(trial["learning_rate"], []).append(100 * float(trial["dice"]))
-
-    def best(arm: str, labels: str, steps: str) -> tuple[float, str]:
-        rates = {r: values for r, values in found[arm, labels, steps].items() if len(values) >= 3 or labels == "0"}
-        return max((float(np.mean(values)), rate) for rate, values in rates.items())
-
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    room = [f"{best('scratch', labels, '400')[0]:.1f}" for labels in ("0", "2", "1")]
-    assert "reaches {} with the labels of all 64 patients, {} with two, {} with one".format(*room) in text
-    flips = np.mean(found["scratch_flips", "2", "400"]["0.003"])
-    augmented = np.mean(found["scratch", "2", "400"]["0.003"])
-    assert f"take scratch from {flips:.1f} to {augmented:.1f} with two labels" in text
-    sentence = "HybridMIM reaches {} after 100 steps and scratch {}; after 400 steps they reach {} and {}."
-    for labels in ("1", "2"):
-        pairs = [best(arm, labels, steps) for steps in ("100", "400") for arm in ("hybridmim", "scratch")]
-        assert sentence.format(*(f"{dice:.1f} (at {rate})" for dice, rate in pairs)) in text
-    lead = np.mean(found["hybridmim", "1", "100"]["0.006"]) - np.mean(found["scratch", "1", "100"]["0.006"])
-    assert f"At 0.006, HybridMIM leads by {lead:.1f} after 100 steps" in text
-    scores = read_scores(RESULTS / "cells.csv")
-    seeds = {labels: {len(s) for (_, n, _), s in scores.items() if n == labels} for labels in (1, 2)}
-    assert seeds == {1: {10}, 2: {3}} and "ten seeds with one label, three with two" in text
-
-
-def test_the_readme_tells_how_many_pretrainings_learnt_nothing_at_the_region_level() -> None:
-    rows = [row for row in few_labels.read_rows(RESULTS / "pretraining.csv") if row["arm"] == "hybridmim"]
-    guessing = [row for row in rows if float(row["location_accuracy"]) < 0.55 and float(row["number_accuracy"]) < 0.3]
-    assert (len(rows), len(guessing)) == (13, 3)
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert (
-        "of thirteen pre-trainings of ten minutes for the table below, three ended with both heads at guessing" in text
-    )
-
-
-def test_the_pages_have_the_figures_from_inside_nnunet() -> None:
-    folder = RESULTS.with_name("few_labels_msd_hippocampus_nnunet")
-    page = (ROOT / "docs" / "how_to" / "nnunet.md").read_text(encoding="utf-8")
-    assert all(line in page for line in (folder / "table.md").read_text().splitlines())
-    scores = read_scores(folder / "cells.csv")
-    gains = [difference(scores["hybridmim", n, 250], scores["scratch", n, 250]) for n in (2, 4)]
-    assert all(gain and gain.seeds == 4 and gain.low < 0 for gain in gains)
-    assert "No gain is shown. These are four seeds" in page
-    learnt = few_labels.read_rows(folder / "pretraining.csv")
-    numbers, locations = ([float(row[f"{name}_accuracy"]) for row in learnt] for name in ("number", "location"))
-    assert len(learnt) == 7 and set(locations) == {1.0}
-    right = f"{min(numbers):.2f} to {max(numbers):.2f} right"
-    for name in ("README.md", "benchmarks/README.md"):
-        assert right in (ROOT / name).read_text(encoding="utf-8")
-    unet = [
-        [
-            float(row[f"{name}_accuracy"])
-            for row in few_labels.read_rows(RESULTS / "pretraining.csv")
-            if row["arm"] == "hybridmim"
-        ]
-        for name in ("number", "location")
-    ]
-    shown = [
-        f"{min(v for v in values if v > guess):.2f} to {max(values):.2f}"
-        for values, guess in zip(unet, (0.3, 0.55), strict=True)
-    ]
-    assert "reaches {}\nand {} in ten minutes".format(*shown) in (ROOT / "benchmarks" / "README.md").read_text(
-        encoding="utf-8"
-    )
-
-
-def test_the_readme_claims_a_gain_only_where_the_interval_is_above_zero() -> None:
-    scores = read_scores(RESULTS / "cells.csv")
-    gains = [
-        gain.low > 0
-        for labels, steps in {(labels, steps) for _, labels, steps in scores}
-        if (gain := difference(scores["hybridmim", labels, steps], scores["scratch", labels, steps]))
-    ]
-    assert gains and not any(gains)
-    assert "**Does it help? On these patients, not yet.**" in (ROOT / "README.md").read_text(encoding="utf-8")
