@@ -66,7 +66,8 @@ def test_two_processes_pretrain_train_and_evaluate(spleen, phantoms: Callable, s
         # rank 0 alone writes; two processes take no more steps than one
         assert [(r["epoch"], r["iteration"]) for r in rows] == [("1", "2"), ("2", "4")]
     assert not any(key.startswith("module.") for key in torch.load(models / "model.pt", weights_only=True))
-    torchrun(spleen, "evaluate", tmp_path, **places, output_dir=tmp_path / "two")
+    torchrun(spleen, "evaluate", tmp_path, **places, output_dir=tmp_path / "two", report=tmp_path / "two")
+    assert (tmp_path / "two" / "report.html").is_file()
     done = step(spleen, "evaluate", **places, output_dir=tmp_path / "one")
     assert done.returncode == 0, done.stderr
     for name in ("cases", "summary"):
