@@ -143,7 +143,7 @@ case "$name" in
         labelled="$(find "$dataset_dir/labelsTr" -name '[!.]*.nii*' 2>/dev/null | wc -l || true)"
         if [ "$labelled" -ge 100 ]; then
             train+=(--label_fraction 0.05)
-            echo "quickstart: of the $labelled labelled cases, a twentieth of the training cases is used with labels"
+            echo "quickstart: fine-tuning uses the labels of a twentieth of the training cases ($labelled cases have labels)"
         fi
         ;;
     *)

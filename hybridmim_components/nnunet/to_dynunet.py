@@ -29,7 +29,8 @@ from monai.networks.nets import DynUNet
 from torch import Tensor
 
 from hybridmim_components.weights import save_weights
-from hybridmim_components.weights.check import FINGERPRINTS, require_state_dict, require_uncompressed
+from hybridmim_components.weights.check import FINGERPRINTS, require_plain_recipe, require_state_dict
+from hybridmim_components.weights.saving import read_plain
 
 __all__ = ["convert_to_dynunet"]
 
@@ -109,18 +110,19 @@ def _plan(content: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Any]:
     try:
         plans, name = content["init_args"]["plans"], content["init_args"]["configuration"]
         plan: dict[str, Any] = {"transpose_forward": list(plans["transpose_forward"])}
+        configurations = dict(plans["configurations"])
         while name:
-            own = plans["configurations"][name]
+            own = configurations.pop(name)  # none twice: a circle ends with an error
             plan, name = {**own, **plan}, own.get("inherits_from")
         if sorted(plan["transpose_forward"]) != [0, 1, 2] or any(
             len(plan[key]) != 3 for key in ("spacing", "patch_size")
         ):
             raise KeyError("three axes")
-    except (KeyError, TypeError) as error:
+        activation = plan.get("architecture", {}).get("arch_kwargs", {}).get("nonlin", "LeakyReLU")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"a checkpoint must have nnU-Net's plans, which tell the order of axes, got none in {checkpoint}: {error}"
         ) from error
-    activation = plan.get("architecture", {}).get("arch_kwargs", {}).get("nonlin", "LeakyReLU")
     if not str(activation).endswith("LeakyReLU"):
         raise ValueError(f"weights must be of a network with LeakyReLU, got {activation} in {checkpoint}")
     return plan
@@ -203,14 +205,9 @@ def _padded(kernel: Tensor, size: Sequence[int]) -> Tensor:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint of nnU-Net at {path}")
-    try:
-        require_uncompressed(path)
-        with torch.serialization.safe_globals(_NUMBERS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"weights must hold tensors and plain data only, cannot read {path}: {reason}") from error
+    content = read_plain(path, _NUMBERS)
     if not isinstance(content, dict) or "network_weights" not in content:
         raise ValueError(f"a checkpoint of nnU-Net must have network_weights, there are none in {path}")
     require_state_dict(content["network_weights"], path)
+    require_plain_recipe(content.get("recipe", {}), path)
     return content

@@ -78,9 +78,8 @@ def _weights_were_replaced(path: Path) -> bool:
 
 def _settings(run: RunFolders) -> dict[str, Any]:
     """Return the settings of the fine-tuning, without what it found and the volumes."""
-    recipes = [found["recipe"] for found in recipes_of(run) if found["step"] == "train"]
-    found = {key: value for recipe in recipes for key, value in recipe.items()}
-    return {key: value for key, value in found.items() if key not in ("best", "last") and "fingerprints" not in key}
+    recipe: dict[str, Any] = next((found["recipe"] for found in recipes_of(run) if found["step"] == "train"), {})
+    return {key: value for key, value in recipe.items() if key not in ("best", "last") and "fingerprints" not in key}
 
 
 def _difference(first: str, second: str, difference: Difference | None) -> str:

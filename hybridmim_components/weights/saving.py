@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,15 @@ from hybridmim_components import __version__
 from hybridmim_components.system.files import read_json_object, save_tensors, write_text
 from hybridmim_components.weights.check import SEEN, require_plain_recipe, require_state_dict, require_uncompressed
 
-__all__ = ["find_weights", "how_to_get_weights", "read_recipe", "read_weights", "save_weights", "seen_volumes"]
+__all__ = [
+    "find_weights",
+    "how_to_get_weights",
+    "read_plain",
+    "read_recipe",
+    "read_weights",
+    "save_weights",
+    "seen_volumes",
+]
 
 
 def find_weights(path: str | Path, bundle_root: str | Path | None = None) -> Path:
@@ -84,12 +92,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: when the file holds no state dict, holds anything but dense, finite tensors and plain containers, or
             claims to contain more bytes than it has.
     """
-    try:
-        require_uncompressed(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"weights must hold tensors and plain data only, cannot read {path}: {reason}") from error
+    content = read_plain(path)
     if isinstance(content, dict) and "state_dict" in content:
         state, recipe = content["state_dict"], content.get("recipe", {})
     else:
@@ -97,6 +100,25 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     require_state_dict(state, path)
     require_plain_recipe(recipe, path)
     return state, recipe
+
+
+def read_plain(path: str | Path, also: Sequence[Any] = ()) -> Any:
+    """Read a file of ``torch.save`` with tensors and plain data onto the CPU. Nothing in the file is executed.
+
+    Args:
+        path: the file.
+        also: further classes and functions that it may name, see :func:`torch.serialization.safe_globals`.
+
+    Raises:
+        ValueError: when the file holds anything else or cannot be read; names it.
+    """
+    try:
+        require_uncompressed(path)
+        with torch.serialization.safe_globals(list(also)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"weights must hold tensors and plain data only, cannot read {path}: {reason}") from error
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -195,6 +195,13 @@ def test_without_plans_or_with_another_activation_nothing_is_guessed(tmp_path: P
     checkpoint = save(tmp_path / "checkpoint.pth", plain_weights(CUBES))
     with pytest.raises(ValueError, match=r"must have nnU-Net's plans, .* got none in .*checkpoint\.pth"):
         convert_to_dynunet(checkpoint, tmp_path / "new.pt")
+    circle = {"small": {"inherits_from": "large"}, "large": {"inherits_from": "small"}}
+    for change in ({"configurations": circle}, {"configurations": {"small": None}}, {"transpose_forward": [0, 0, 1]}):
+        content = torch.load(save(checkpoint, plain_weights(CUBES), [0, 1, 2]), weights_only=False)
+        content["init_args"] = {"plans": content["init_args"]["plans"] | change, "configuration": "small"}
+        torch.save(content, checkpoint)
+        with pytest.raises(ValueError, match=r"must have nnU-Net's plans, .* got none in .*checkpoint\.pth"):
+            convert_to_dynunet(checkpoint, tmp_path / "new.pt")
     checkpoint = save(tmp_path / "checkpoint.pth", plain_weights(CUBES), [0, 1, 2], "torch.nn.ReLU")
     with pytest.raises(ValueError, match=r"with LeakyReLU, got torch\.nn\.ReLU in .*checkpoint\.pth"):
         convert_to_dynunet(checkpoint, tmp_path / "new.pt")

@@ -101,7 +101,7 @@ class BestWeights:
 
 
 def _is_of(recipe: Mapping[str, Any], path: Path) -> bool:
-    """Return whether weights have a recipe, and another run of it would overwrite what it wrote itself."""
+    """Return whether a run with this recipe wrote the weights."""
     try:
         found = read_recipe(path) or read_weights(path)[1]
     except (OSError, ValueError):

@@ -58,8 +58,9 @@ class EvaluationReport:
     writes: its own cases as they come, and the cases of all ranks at the end.
 
     With ``files``, ``<prefix>_files.json`` tells the report page where the images are: ``labels`` (names by label
-    value), ``hounsfield`` (whether the images hold HU), and ``cases``, each with its ``image`` (list of files),
-    ``label``, and ``label_state``, which tells whether the label has been replaced since. Its paths are absolute.
+    value), ``hounsfield`` (whether the images hold HU), ``cases``, each with its ``image`` (list of files),
+    ``label`` and ``label_state``, and ``weights`` with ``file`` and ``state``. A state is size and time of a file, so
+    that the page can tell what was replaced since. Paths are absolute.
 
     Args:
         output_dir: folder of the files, created if missing.
@@ -69,10 +70,10 @@ class EvaluationReport:
             It is written into each row; a case without an entry is ``unknown``.
         include_background_channel: True: channel 0 of ``pred`` and ``label`` is background and is not scored (softmax).
             False: every channel is a class (sigmoid).
-        weights: file of the weights, so that the report page can tell whether they were replaced.
         files: items of the data list, with ``image`` and ``label``; None: no JSON file.
         dataset: name of the data set, see :func:`.datasets.dataset_of`; needed with ``files``.
         dataset_dir: folder of the data set; needed with ``files``.
+        weights: file of the weights, which the JSON file then describes.
 
     Raises:
         ValueError: if ``class_names`` is not a sequence of distinct names, or ``figures`` has an unknown group.
