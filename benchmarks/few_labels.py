@@ -125,16 +125,19 @@ def rates_of(options: argparse.Namespace, labels: int, steps: int, tune: bool) -
     return {arm: [rate] for arm, rate in chosen.items()}
 
 
+def missing(cells: Sequence[Cell], path: Path) -> list[Cell]:
+    """Return the cells that the file lacks."""
+    names = list(Cell.__dataclass_fields__)
+    done = {tuple(row[name] for name in names) for row in read_rows(path)}
+    return [cell for cell in cells if cell.key not in done]
+
+
 def run_cells(
     cells: Sequence[Cell], path: Path, do: Callable[[Cell], list[dict[str, Any]]], processes: int, what: str
 ) -> None:
-    """Compute the cells that the file lacks, and add the rows of each cell when it ends."""
-    names = list(Cell.__dataclass_fields__)
-    done = {tuple(row[name] for name in names) for row in read_rows(path)}
-    left = [cell for cell in cells if cell.key not in done]
-    bar = tqdm(total=len(cells), initial=len(cells) - len(left), unit="cell", desc=what)
-    with pool(processes) as executor, bar:
-        for future in as_completed([executor.submit(do, cell) for cell in left]):
+    """Compute cells, and add the rows of each cell to the file when it ends."""
+    with pool(processes) as executor, tqdm(total=len(cells), unit="cell", desc=what) as bar:
+        for future in as_completed([executor.submit(do, cell) for cell in cells]):
             add_rows(path, future.result())
             bar.update()
 
@@ -247,8 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rates = {(labels, steps): rates_of(options, labels, steps, tune) for labels, steps in budgets}
     measure(options.arms)
     for seed in TUNING_SEEDS if tune else range(options.seeds):  # seed by seed, so that a part is fair, too
-        pretrain(options.arms, options.processes, seed, options.output / "pretraining.csv")
-        cells = cells_of_seed(seed, rates, scored)
+        cells = missing(cells_of_seed(seed, rates, scored), options.output / name)
+        arms = list(dict.fromkeys(cell.arm for cell in cells))  # a seed that is complete needs no pre-training
+        pretrain(arms, options.processes, seed, options.output / "pretraining.csv")
         run_cells(cells, options.output / name, do, options.processes, f"seed {seed}")
         if options.command == "run":
             report(options.output, titles)

@@ -123,9 +123,12 @@ def test_cells_that_are_there_are_not_computed_again(tmp_path: Path) -> None:
     half = path.read_text()
     with path.open("a") as file:  # what a kill amid a write leaves
         file.write("scratch,2,2")
-    few_labels.run_cells(cells, path, _row, 2, "cells")
+    left = few_labels.missing(cells, path)
+    assert left == cells[2:]
+    few_labels.run_cells(left, path, _row, 2, "cells")
     rows = few_labels.read_rows(path)
     assert path.read_text().startswith(half) and sorted(int(r["seed"]) for r in rows) == [0, 1, 2, 3]
+    assert few_labels.missing(cells, path) == []
 
 
 def _row(cell: Cell) -> list[dict[str, object]]:
