@@ -1,27 +1,22 @@
-# Copyright 2026 HybridMIM bundles contributors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """A newcomer finds his way: rooms that do not import each other in circles, and modules whose names tell them apart."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import hybridmim_components
 
 PACKAGE = Path(hybridmim_components.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+ROOT = Path(__file__).parents[1]
 
 
 def imported_rooms(module: Path) -> set[str]:
@@ -46,3 +41,12 @@ def test_the_root_holds_rooms_alone_and_each_module_has_a_name_of_its_own() -> N
     assert {module.name for module in MODULES if len(module.parts) == 1} == {"__init__.py", "__main__.py"}
     names = Counter(module.name for module in MODULES if module.name != "__init__.py")
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_each_source_file_names_its_licence() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.py", "*.sh", ".ci/run"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.splitlines()):
+        content = (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).is_file() else ""
+        assert not content or "# SPDX-License-Identifier: Apache-2.0" in content.splitlines()[:2], name
