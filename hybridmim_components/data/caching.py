@@ -48,6 +48,13 @@ def make_dataset(
     Raises:
         ValueError: when ``cache`` is unknown, when ``disk`` has no folder, or when ``store`` has no volumes of a store,
             no ``roi_size``, or a random transform before the crop.
+
+    Example:
+        >>> read = Lambdad("image", lambda path: print("reading", path) or torch.ones(1))
+        >>> dataset = make_dataset([{"image": "scan.nii"}], Compose([read]), cache="memory")
+        reading scan.nii
+        >>> [dataset[0]["image"].item() for _ in range(2)]
+        [1.0, 1.0]
     """
     if cache not in CACHES:
         raise ValueError(f"cache must be one of {CACHES}, got {cache!r}")

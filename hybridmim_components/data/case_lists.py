@@ -40,6 +40,13 @@ def finetuning_lists(
 
     Returns:
         Two lists of dictionaries with ``case_id``, ``image`` and ``label``.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_msd_hippocampus
+        >>> _ = write_msd_hippocampus("data", num_training=10, num_test=0, size=(16, 16, 16))
+        >>> lists = finetuning_lists("msd_hippocampus", "data", fold=0)
+        >>> len(lists["training"]), [case["case_id"] for case in lists["validation"]]  # two sides of one head
+        (8, ['hippocampus_3', 'hippocampus_4'])
     """
     if test_dir:
         return {"training": [], "validation": read_cases(dataset, test_dir, modalities)}
@@ -86,6 +93,16 @@ def pretraining_lists(
     Raises:
         ValueError: when no folder is given, when both ``pool`` and ``unlabelled_dirs`` are given, or when an argument
             is out of range.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_unlabelled_hippocampi
+        >>> _ = write_unlabelled_hippocampi("volumes", 4, size=(16, 16, 16))
+        >>> lists = pretraining_lists("msd_hippocampus", None, unlabelled_dirs="volumes", val_fraction=0.25)
+        >>> for name, items in lists.items():
+        ...     print(name, [Path(item["image"]).name for item in items])
+        training ['phantom_4.nii.gz', 'phantom_3.nii.gz', 'phantom_1.nii.gz']
+        validation ['phantom_2.nii.gz']
+        held_out []
     """
     if pool is not None and unlabelled_dirs:
         raise ValueError(

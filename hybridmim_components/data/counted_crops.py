@@ -35,6 +35,13 @@ class PlaneCountsd(MapTransform):
         image_key: key of an image. Voxels count as background, or as any class, only where it exceeds the threshold.
         image_threshold: the threshold.
         num_classes: number of classes of a label with one channel; None: foreground and background.
+
+    Example:
+        >>> label = torch.zeros(1, 3, 2, 2)
+        >>> label[0, 1, 0, 0] = 1
+        >>> PlaneCountsd()({"label": label})["label_counts"]
+        tensor([[0, 1, 0],
+                [4, 3, 4]])
     """
 
     def __init__(
@@ -66,6 +73,14 @@ class CountedCropByPosNegLabeld(RandCropByPosNegLabeld):
 
     Args:
         settings: arguments of RandCropByPosNegLabeld, without keys of indices.
+
+    Example:
+        >>> item = {"image": torch.rand(1, 8, 8, 8), "label": torch.rand(1, 8, 8, 8) > 0.9}
+        >>> settings = {"keys": "image", "label_key": "label", "spatial_size": (4, 4, 4), "num_samples": 3}
+        >>> ours = CountedCropByPosNegLabeld(**settings).set_random_state(0)(PlaneCountsd()(item))
+        >>> monais = RandCropByPosNegLabeld(**settings).set_random_state(0)(item)
+        >>> [torch.equal(one["image"], other["image"]) for one, other in zip(ours, monais)]
+        [True, True, True]
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -92,6 +107,15 @@ class CountedCropByLabelClassesd(RandCropByLabelClassesd):
 
     Raises:
         ValueError: when ``num_classes`` is missing, or ``max_samples_per_class`` would leave out voxels.
+
+    Example:
+        >>> item = {"image": torch.rand(1, 8, 8, 8), "label": torch.randint(3, (1, 8, 8, 8))}
+        >>> counted = PlaneCountsd(num_classes=3)(item)
+        >>> settings = {"keys": "image", "label_key": "label", "spatial_size": (4, 4, 4), "num_classes": 3}
+        >>> (ours,) = CountedCropByLabelClassesd(**settings).set_random_state(0)(counted)
+        >>> (monais,) = RandCropByLabelClassesd(**settings).set_random_state(0)(item)
+        >>> torch.equal(ours["image"], monais["image"])
+        True
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -43,6 +43,15 @@ class SeededLoader(DataLoader):
 
     Raises:
         ValueError: when ``steps`` is below 1.
+
+    Example:
+        >>> from monai.data import Dataset
+        >>> items = Dataset([{"image": number} for number in range(5)])
+        >>> loader = SeededLoader(items, batch_size=2, seed=0, steps=3)
+        >>> epoch = [batch["image"].tolist() for batch in loader]
+        >>> loader.begin(epoch=1, batch=2)
+        >>> [batch["image"].tolist() for batch in loader] == epoch[2:]
+        True
     """
 
     def __init__(

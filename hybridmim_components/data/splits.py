@@ -31,6 +31,12 @@ def shuffled(ids: Sequence[str], seed: int) -> list[str]:
 
     Raises:
         ValueError: when an id occurs twice.
+
+    Example:
+        >>> shuffled(["a", "b", "c", "d"], seed=0)
+        ['d', 'a', 'c', 'b']
+        >>> shuffled(["a", "b", "c"], seed=0)
+        ['a', 'c', 'b']
     """
     twice = {i for i in ids if list(ids).count(i) > 1} if len(set(ids)) < len(ids) else set()
     if twice:
@@ -64,6 +70,13 @@ def split_cases(
 
     Raises:
         ValueError: when an argument is out of range or a part of the split would be empty.
+
+    Example:
+        >>> split_cases(["a", "b", "c", "d", "e"], fold=0)
+        Split(training=['a', 'c', 'b', 'e'], validation=['d'])
+        >>> eyes = ["1_left", "1_right", "2_left", "2_right"]
+        >>> split_cases(eyes, fold=["1_left"], subject_of=lambda case: case[0])  # 1_right is in neither
+        Split(training=['2_left', '2_right'], validation=['1_left'])
     """
     held_out = _held_out_by_name(ids, fold, standard_validation)
     if not 0 < label_fraction <= 1:
@@ -116,6 +129,10 @@ def hold_out(ids: Sequence[str], fraction: float, seed: int) -> Split:
 
     Raises:
         ValueError: when the fraction is outside (0, 1), or when there are fewer than 2 ids.
+
+    Example:
+        >>> hold_out(["a", "b", "c", "d"], fraction=0.25, seed=0)
+        Split(training=['a', 'c', 'b'], validation=['d'])
     """
     if not 0 < fraction < 1:
         raise ValueError(f"val_fraction must be in (0, 1), got {fraction}")

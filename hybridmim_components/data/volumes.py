@@ -44,6 +44,14 @@ class VolumeRules:
         hounsfield: images hold HU. Values that do not look like HU give a warning.
         label_values: the values that a label may hold; None: any whole numbers.
         max_gib: most memory that one file may take as float32, in GiB. A file whose header claims more is not read.
+
+    Example:
+        >>> nib.save(nib.Nifti1Image(np.arange(64.0).reshape(4, 4, 4), np.eye(4)), "scan.nii")
+        >>> read_volume("scan.nii", rules=VolumeRules(channels=1)).shape
+        torch.Size([1, 4, 4, 4])
+        >>> read_volume("scan.nii", rules=VolumeRules(channels=4))
+        Traceback (most recent call last):
+        ValueError: image must be a 3D volume of 4 channels, one per modality, got 1 channel(s) of ... in scan.nii
     """
 
     channels: int = 1

@@ -40,6 +40,15 @@ class CropToBodyd(CropForegroundd):
         overlap: overlap of the sliding windows, as a share of their size.
         keep_windows: see above.
         margin: voxels around the box of the body if ``keep_windows`` is False.
+
+    Example:
+        >>> image = torch.full((1, 32, 32, 32), -1000.0)
+        >>> image[:, 4:12, 4:12, 4:12] = 40
+        >>> CropToBodyd("image", threshold=-500, roi_size=8)({"image": image})["image"].shape
+        torch.Size([1, 16, 16, 16])
+        >>> crop_closer = CropToBodyd("image", threshold=-500, roi_size=8, keep_windows=False, margin=2)
+        >>> crop_closer({"image": image})["image"].shape
+        torch.Size([1, 12, 12, 12])
     """
 
     def __init__(
@@ -86,6 +95,12 @@ def body_mask(image: torch.Tensor, threshold: float) -> torch.Tensor:
 
     Returns:
         Boolean, of the shape of the image; True is body.
+
+    Example:
+        >>> body_mask(torch.tensor([-1000.0, 40.0]), threshold=-500)
+        tensor([False,  True])
+        >>> body_mask(torch.tensor([-1000.0, -990.0]), threshold=-500)
+        tensor([True, True])
     """
     mask = image > threshold
     return mask if mask.any() else torch.ones_like(mask)

@@ -38,6 +38,13 @@ class CheckedImages:
     Raises:
         FileNotFoundError: when there is no image.
         ValueError: when no image can be used, or two masks would have the same name.
+
+    Example:
+        >>> nib.save(nib.Nifti1Image(np.arange(64.0).reshape(4, 4, 4), np.eye(4)), "good.nii")
+        >>> nib.save(nib.Nifti1Image(np.zeros((4, 4, 4)), np.eye(4)), "empty.nii")
+        >>> images = CheckedImages(".", [{"image": "good.nii"}, {"image": "empty.nii"}])
+        >>> images.items, images.refused
+        ([{'image': 'good.nii'}], ['empty.nii'])
     """
 
     def __init__(

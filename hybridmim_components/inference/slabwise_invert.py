@@ -42,6 +42,16 @@ class SlabwiseInvertd(MapTransform):
     Raises:
         ValueError: when ``slab_size`` is below 1. A call raises it when the image lacks the metadata of its file, or
             when the output does not lie on the image's grid.
+
+    Example:
+        >>> output = torch.zeros(2, 4, 4, 4)
+        >>> output[0, :2], output[1, 2:] = 5, 5
+        >>> file = {"original_affine": np.eye(4), "spatial_shape": (12, 12, 12)}
+        >>> image = MetaTensor(torch.rand(1, 4, 4, 4), affine=np.diag([3.0, 3.0, 3.0, 1.0]), meta=file)
+        >>> invert = SlabwiseInvertd("pred", activation=[Activationsd("pred", softmax=True)])
+        >>> labels = invert({"image": image, "pred": output})["pred"]
+        >>> tuple(labels.shape), labels[0, :, 0, 0].tolist()
+        ((1, 12, 12, 12), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1])
     """
 
     def __init__(

@@ -28,6 +28,16 @@ class Backbone(ABC):
     """Encoder, decoder and names of a stock network class, without any state and without copying its layers.
 
     Defining a subclass makes it known to :func:`backbone_of`.
+
+    Example:
+        >>> network = BasicUNet(features=(4, 4, 4, 4, 4, 4))
+        >>> backbone, crop = backbone_of(network), torch.rand(1, 1, 32, 32, 32)
+        >>> features = backbone.encode(network, crop)
+        >>> [tuple(feature.shape[2:]) for feature in features]
+        [(32, 32, 32), (16, 16, 16), (8, 8, 8), (4, 4, 4), (2, 2, 2)]
+        >>> logits = backbone.apply_output_layer(network, backbone.decode(network, features))
+        >>> torch.equal(logits, network(crop))
+        True
     """
 
     known: ClassVar[list[Backbone]] = []

@@ -46,6 +46,14 @@ def set_execution(
     Raises:
         TypeError: when the network's class is unknown.
         ValueError: when both ``compile`` and ``activation_checkpointing`` are on.
+
+    Example:
+        >>> network = BasicUNet(features=(4, 4, 4, 4, 4, 4), dropout=0.1)
+        >>> crop = torch.rand(1, 1, 32, 32, 32)
+        >>> before = network.eval()(crop)
+        >>> after = set_execution(network, "cpu", activation_checkpointing=True)(crop)
+        >>> torch.equal(before, after), any(type(layer) is nn.Dropout for layer in network.modules())
+        (True, False)
     """
     if compile and activation_checkpointing:
         raise ValueError("compile and activation_checkpointing exclude each other, got true for both")

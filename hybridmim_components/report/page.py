@@ -61,6 +61,14 @@ def write_report(
         FileNotFoundError: when a folder does not exist or holds no output of a step, or in an exported bundle.
         ValueError: when a folder holds two outputs of one step, when two runs have the same folder, or when a table or
             a record of a run cannot be read; names them.
+
+    Example:
+        >>> with open("training.csv", "w") as file:
+        ...     print("epoch", "number", "number_share", sep=",", file=file)
+        ...     print(1, 0.9, 0.97, sep=",", file=file)
+        >>> page = write_report(".")
+        >>> "did not learn number (0.97)" in page.read_text()
+        True
     """
     folders = [run_dirs] if isinstance(run_dirs, str | Path) else list(run_dirs)
     if not folders:

@@ -116,5 +116,18 @@ class StoredPool:
 
 
 def open_pool(url: str | None, val_fraction: float, split_seed: int, **settings: Any) -> StoredPool:
-    """Open a store for pre-training. Arguments as in :class:`StoredPool` and :func:`open_store`, which may raise."""
+    """Open a store for pre-training. Arguments as in :class:`StoredPool` and :func:`open_store`, which may raise.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_unlabelled_hippocampi
+        >>> from hybridmim_components.store import StoreSettings, prepare_store
+        >>> _ = write_unlabelled_hippocampi("volumes", 4, size=(16, 16, 16))
+        >>> settings = {"spacing": (1, 1, 1), "clip_percentiles": (1, 99)}
+        >>> prepare_store("volumes", "store", StoreSettings(**settings), num_workers=0)
+        4
+        >>> pool = open_pool("store", val_fraction=0.25, split_seed=0, **settings)
+        >>> training, validation, left_out = pool.split(without=[])
+        >>> len(training), len(validation), left_out
+        (3, 1, 0)
+    """
     return StoredPool(open_store(url, **settings), val_fraction, split_seed)

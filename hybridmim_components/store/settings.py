@@ -35,6 +35,14 @@ class StoreSettings:
 
     Raises:
         ValueError: when a setting is out of range, or not exactly one of the last three is given.
+
+    Example:
+        >>> settings = StoreSettings(spacing=(1.5, 1.5, 2.0), intensity_range=(-57, 164))
+        >>> settings.stored(np.array([-1000.0, 12.4, 900.0]))
+        array([-57,  12, 164], dtype=int16)
+        >>> StoreSettings(spacing=(1.5, 1.5, 2.0))
+        Traceback (most recent call last):
+        ValueError: a store needs one of intensity_range (CT), modalities (MRI) and clip_percentiles ..., got none
     """
 
     spacing: Sequence[float]

@@ -53,6 +53,13 @@ class FolderLock:
     Raises:
         OSError: in every process, when a folder cannot be written to or is in use. The message names the setting and
             the folder and, if it is in use, the host and process that use it.
+
+    Example:
+        >>> lock = FolderLock(output_dir="out")
+        >>> FolderLock(output_dir="out")
+        Traceback (most recent call last):
+        OSError: output_dir out is in use by process ...: wait for it, or name another output_dir
+        >>> lock.release()
     """
 
     def __init__(self, **folders: str | Path | None) -> None:

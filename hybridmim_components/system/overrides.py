@@ -39,6 +39,12 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
     Raises:
         ValueError: when an override is unknown; names each of them and the nearest name that exists. When a value has
             the wrong type; names setting, rule and value.
+
+    Example:
+        >>> _ = Path("train.json").write_text('{"epochs": 50}')
+        >>> check_overrides(["monai/bundle/__main__.py", "run", "--config_file", "train.json", "--epoch", "5"])
+        Traceback (most recent call last):
+        ValueError: unknown setting: epoch (did you mean epochs?)
     """
     words = list(sys.argv if argv is None else argv)
     if len(words) < 2 or not is_bundle_command(words[0]) or words[1] not in ("run", "run_workflow"):

@@ -17,5 +17,9 @@ def seed_of(*parts: int) -> int:
 
     Returns:
         Integer of 32 bits.
+
+    Example:
+        >>> seed_of(0, 1), seed_of(1, 0)
+        (3964924996, 1835504127)
     """
     return int(np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1)[0])

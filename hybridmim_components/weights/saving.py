@@ -32,6 +32,12 @@ def find_weights(path: str | Path, bundle_root: str | Path | None = None) -> Pat
 
     Raises:
         FileNotFoundError: when neither place has the file; names both.
+
+    Example:
+        >>> Path("bundle/models").mkdir(parents=True)
+        >>> Path("bundle/models/model.pt").touch()
+        >>> print(find_weights("models/model.pt", bundle_root="bundle"))
+        bundle/models/model.pt
     """
     places = [Path(path)]
     if bundle_root is not None and not Path(path).is_absolute():
@@ -58,6 +64,13 @@ def save_weights(path: str | Path, network: nn.Module, recipe: Mapping[str, Any]
         recipe: plain data (numbers, strings, lists, dictionaries). The version of this package is added.
         bare: write the state dict alone, as MONAI Label expects of ``models/model.pt``, and the recipe as JSON beside
             it. Otherwise, both go into one file.
+
+    Example:
+        >>> save_weights("models/model.pt", nn.Linear(2, 1), {"spacing": [1, 1, 1]}, bare=True)
+        >>> sorted(path.name for path in Path("models").iterdir())
+        ['model.json', 'model.pt']
+        >>> list(torch.load("models/model.pt"))
+        ['weight', 'bias']
     """
     state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
     # a round trip proves that the recipe is plain data, which weights_only loading accepts
@@ -82,6 +95,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: when the file holds no state dict, holds anything but dense, finite tensors and plain containers, or
             claims to contain more bytes than it has.
+
+    Example:
+        >>> save_weights("model.pt", nn.Linear(2, 1), {"spacing": [1, 1, 1]})
+        >>> state, recipe = read_weights("model.pt")
+        >>> list(state), recipe["spacing"]
+        (['weight', 'bias'], [1, 1, 1])
     """
     content = read_plain(path)
     if isinstance(content, dict) and "state_dict" in content:
@@ -117,6 +136,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
     Raises:
         ValueError: when the file is not a JSON object, or its fingerprints are not lists of strings.
+
+    Example:
+        >>> save_weights("model.pt", nn.Linear(2, 1), {"spacing": [1, 1, 1]}, bare=True)
+        >>> read_recipe("model.pt")["spacing"], read_recipe("other.pt")
+        ([1, 1, 1], {})
     """
     file = Path(path).with_suffix(".json")
     if not file.is_file():

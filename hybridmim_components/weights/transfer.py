@@ -106,6 +106,14 @@ def load_pretrained(
         FileNotFoundError: when there is no such file.
         ValueError: when the file is unusable, ``min_share`` is out of range, or the loaded share is below it. The
             network is then unchanged.
+
+    Example:
+        >>> from hybridmim_components.weights import save_weights
+        >>> save_weights("pretrained.pt", BasicUNet(features=(4, 4, 4, 4, 4, 4)), {"spacing": [1, 1, 1]})
+        >>> network = BasicUNet(in_channels=2, out_channels=5, features=(4, 4, 4, 4, 4, 4))
+        >>> report = load_pretrained(network, "pretrained.pt", recipe={"spacing": [1, 1, 2]})
+        >>> report.share, report.adapted, report.differences
+        (1.0, ['conv_0.conv_0.conv.weight'], ['spacing was [1, 1, 1], is [1, 1, 2]'])
     """
     if not 0 < min_share <= 1:
         raise ValueError(f"min_share must be in (0, 1], got {min_share}")

@@ -28,6 +28,11 @@ def start() -> None:
 
     Raises:
         RuntimeError: when torchrun did not start this process, or when there are GPUs but none for this process.
+
+    Example:
+        >>> start()
+        Traceback (most recent call last):
+        RuntimeError: multi_gpu overlays need several processes: start them by torchrun --nproc_per_node=N -m ...
     """
     if dist.is_initialized():
         return
@@ -78,24 +83,55 @@ def attempt_name(store: dist.Store, number: int, processes: int) -> str:
 
 
 def stop() -> None:
-    """Wait until all processes have come this far, then leave the group."""
+    """Wait until all processes have come this far, then leave the group.
+
+    Example:
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> stop()
+        >>> dist.is_initialized()
+        False
+    """
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
 def local_device() -> torch.device:
-    """Return the GPU of this process, or the CPU if there is no GPU."""
+    """Return the GPU of this process, or the CPU if there is no GPU.
+
+    Example:
+        >>> local_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+        True
+    """
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
     )
 
 
 def rank() -> int:
-    """Return the rank of this process, which is 0 if it is the only one."""
+    """Return the rank of this process, which is 0 if it is the only one.
+
+    Example:
+        >>> rank()
+        0
+        >>> dist.init_process_group("fake", rank=1, world_size=2)  # stands for the second process of torchrun
+        >>> rank()
+        1
+        >>> dist.destroy_process_group()
+    """
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def handlers_of_rank(handlers: Sequence[Any]) -> list[Any]:
-    """On ranks above 0, leave out the handlers that log. Handlers that write files check their rank themselves."""
+    """On ranks above 0, leave out the handlers that log. Handlers that write files check their rank themselves.
+
+    Example:
+        >>> handlers = [StatsHandler(), TerminalProgressBar("training"), print]
+        >>> len(handlers_of_rank(handlers))
+        3
+        >>> dist.init_process_group("fake", rank=1, world_size=2)  # stands for the second process of torchrun
+        >>> handlers_of_rank(handlers)
+        [<built-in function print>]
+        >>> dist.destroy_process_group()
+    """
     return [h for h in handlers if rank() == 0 or not isinstance(h, _RANK_0_ONLY)]

@@ -18,7 +18,12 @@ LEARNT_SHARE = 0.9
 
 
 def terms_of(rows: Sequence[Row]) -> list[str]:
-    """Return the loss terms that a pre-training used and that can be compared with guessing."""
+    """Return the loss terms that a pre-training used and that can be compared with guessing.
+
+    Example:
+        >>> terms_of([{"epoch": "1", "number": "1.9", "number_share": "0.97"}])
+        ['number']
+    """
     return [term for term in LOSS_TERMS if rows and f"{term}_share" in rows[0]]
 
 
@@ -38,6 +43,12 @@ def final_shares(rows: Sequence[Row]) -> dict[str, float]:
     """Return the share of guessing at the end of a pre-training, by term.
 
     The consistency term is left out: two heads that both guess agree with each other.
+
+    Example:
+        >>> first = {"number_share": "1.0", "consistency_share": "1.0"}
+        >>> last = {"number_share": "0.4", "consistency_share": "0.5"}
+        >>> final_shares([first, last])
+        {'number': 0.4}
     """
     return {term: start_and_end(rows, f"{term}_share")[1] for term in terms_of(rows) if term != "consistency"}
 

@@ -63,6 +63,18 @@ def check_pretraining(
 
     Raises:
         ValueError: when a setting or volumes are wrong; names them.
+
+    Example:
+        >>> from hybridmim_components.data import pretraining_lists
+        >>> from hybridmim_components.phantoms import write_unlabelled_hippocampi
+        >>> _ = write_unlabelled_hippocampi("volumes", 4, size=(16, 16, 16))
+        >>> lists = pretraining_lists("msd_hippocampus", None, unlabelled_dirs="volumes")
+        >>> checked = check_pretraining(lists, "out", batch_size=4, crops_per_volume=2, contrast_weight=0.1)
+        >>> {name: len(found) for name, found in checked.items()}
+        {'training': 3, 'validation': 1, 'fingerprints': 4}
+        >>> check_pretraining(lists, "out", batch_size=2, crops_per_volume=2, contrast_weight=0.1)
+        Traceback (most recent call last):
+        ValueError: the contrastive loss needs crops of at least 2 volumes in a batch, ...
     """
     volumes_per_batch = _volumes_per_batch(batch_size, crops_per_volume)
     processes = idist.get_world_size()
@@ -162,6 +174,17 @@ def check_training(
 
     Raises:
         ValueError: when a setting or volumes are wrong; names them.
+
+    Example:
+        >>> from hybridmim_components.data import finetuning_lists
+        >>> from hybridmim_components.phantoms import write_msd_hippocampus
+        >>> _ = write_msd_hippocampus("data", num_training=10, num_test=0, size=(16, 16, 16))
+        >>> lists = finetuning_lists("msd_hippocampus", "data", fold=0)
+        >>> settings = {"output_dir": "out", "batch_size": 2, "crops_per_volume": 1, "roi_size": (32, 32, 32)}
+        >>> network = BasicUNet(out_channels=3, features=(4, 4, 4, 4, 4, 4))
+        >>> checked = check_training(**lists, **settings, network=network, pretraining_recipe={})
+        >>> len(checked["training_volumes"]), len(checked["validation_volumes"])
+        (8, 2)
     """
     _volumes_per_batch(batch_size, crops_per_volume)
     check_crop_size(network, roi_size)
@@ -224,6 +247,17 @@ def check_evaluation(
     Raises:
         FileNotFoundError: when there are no weights, or no folder for the page.
         ValueError: when the weights do not fit the network, or volumes are unusable or were seen; names them.
+
+    Example:
+        >>> from hybridmim_components.data import finetuning_lists
+        >>> from hybridmim_components.phantoms import write_msd_hippocampus
+        >>> from hybridmim_components.weights import save_weights
+        >>> _ = write_msd_hippocampus("data", num_training=10, num_test=0, size=(16, 16, 16))
+        >>> cases = finetuning_lists("msd_hippocampus", "data", fold=0)["validation"]
+        >>> network = BasicUNet(out_channels=3, features=(4, 4, 4, 4, 4, 4))
+        >>> save_weights("model.pt", network, {"training_volumes": [], "validation_volumes": []}, bare=True)
+        >>> check_evaluation(cases, "out", "model.pt", 0, network, roi_size=(32, 32, 32))
+        {'hippocampus_3': 'unseen', 'hippocampus_4': 'unseen'}
     """
     check_crop_size(network, roi_size)
     if not Path(model_path).is_file():

@@ -75,6 +75,12 @@ def segmentation_scores(
 
     Raises:
         ValueError: if shapes, number of names or spacing do not fit together, or if values are not 0 or 1.
+
+    Example:
+        >>> label = torch.zeros(1, 4, 4, 4)
+        >>> label[0, :2] = 1
+        >>> segmentation_scores(label.roll(1, dims=1), label, spacing=(3, 1, 1), class_names=["spleen"])
+        [ClassScore(class_name='spleen', dice=0.5, hd95_mm=3.0, label_voxels=32, pred_voxels=32, flag='')]
     """
     _check(pred, label, spacing, class_names)
     diagonal = math.hypot(*(size * mm for size, mm in zip(label.shape[1:], spacing, strict=True)))
@@ -94,6 +100,11 @@ def mean_scores(scores: Iterable[ClassScore]) -> list[MeanScore]:
 
     Returns:
         One mean per class, in the order in which the classes appear.
+
+    Example:
+        >>> scores = [ClassScore("spleen", 0.8, 2.0, 90, 95, ""), ClassScore("spleen", 1.0, 0.0, 0, 0, "absent")]
+        >>> mean_scores(scores)
+        [MeanScore(class_name='spleen', dice=0.8, hd95_mm=2.0, cases=1, absent_cases=1)]
     """
     by_class: dict[str, list[ClassScore]] = {}
     for score in scores:

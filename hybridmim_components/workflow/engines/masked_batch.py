@@ -32,6 +32,15 @@ class MaskedBatch(PrepareBatch):
 
     Raises:
         ValueError: when a setting is out of range.
+
+    Example:
+        >>> prepare = MaskedBatch(MaskGrid(16, 8, 4), mask_ratio=0.25)
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16)}
+        >>> image, targets, (mask, region), _ = prepare(batch)
+        >>> mask.shape, mask.sum((1, 2)).tolist()
+        (torch.Size([2, 8, 8]), [16, 16])
+        >>> torch.equal(mask, prepare(batch)[1]["mask"])
+        False
     """
 
     def __init__(
@@ -91,6 +100,13 @@ class FixedMaskBatch(MaskedBatch):
     """Batch preparation that gives a volume the same mask at every validation; the region is the whole crop.
 
     The arguments are those of :class:`MaskedBatch`, with ``seed`` in place of ``region`` and ``generator``.
+
+    Example:
+        >>> prepare = FixedMaskBatch(MaskGrid(16, 8, 4))
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "volume": torch.tensor([4, 9])}
+        >>> first, second = [prepare(batch)[1]["mask"] for _ in range(2)]
+        >>> torch.equal(first, second), torch.equal(first[0], first[1])
+        (True, False)
     """
 
     def __init__(

@@ -30,12 +30,24 @@ _HEADS = ("number", "location", "consistency")
 
 
 def loss_of(output: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Tensor:
-    """Return the loss in an engine's output, which may be decollated (one copy per item)."""
+    """Return the loss in an engine's output, which may be decollated (one copy per item).
+
+    Example:
+        >>> loss_of({"loss": 2.5}), loss_of([{"loss": 2.5}, {"loss": 2.5}])
+        (2.5, 2.5)
+    """
     return (output if isinstance(output, Mapping) else output[0])["loss"]
 
 
 def loss_metric() -> dict[str, Average]:
-    """Return the metric ``train_loss``, the mean training loss of an epoch."""
+    """Return the metric ``train_loss``, the mean training loss of an epoch.
+
+    Example:
+        >>> trainer = Engine(lambda engine, batch: {"loss": batch})
+        >>> loss_metric()["train_loss"].attach(trainer, "train_loss")
+        >>> trainer.run([1.0, 3.0]).metrics
+        {'train_loss': 2.0}
+    """
     return {"train_loss": Average(output_transform=loss_of)}
 
 
@@ -49,6 +61,15 @@ def term_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dict[str,
     Args:
         loss: the loss, whose weights tell which terms are used.
         guesses: result of :func:`.losses.guessing`.
+
+    Example:
+        >>> metrics = term_metrics(HybridMIMLoss(1, 0.1, 0, 0, 0), guesses={"number": 2.0})
+        >>> [name for name in metrics if name.startswith("number")]
+        ['number', 'number_share', 'number_accuracy', 'number_within_one']
+        >>> trainer = Engine(lambda engine, batch: [{"number": batch}])
+        >>> metrics["number_share"].attach(trainer, "number_share")
+        >>> trainer.run([1.0, 0.5]).metrics["number_share"]
+        0.375
     """
     used = [name for name, weight in loss.weights.items() if weight > 0]
     metrics: dict[str, Metric] = {name: _mean(name) for name in used}
@@ -62,7 +83,16 @@ def term_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dict[str,
 
 
 def masked_error_metric() -> dict[str, Metric]:
-    """Return the metric ``val_masked_error``, the mean squared error of the masked voxels; lower is better."""
+    """Return the metric ``val_masked_error``, the mean squared error of the masked voxels; lower is better.
+
+    Example:
+        >>> image, region = torch.rand(1, 1, 16, 16, 16), choose_region(MaskGrid(16, 8, 4), "full")
+        >>> targets = {"image": image, "mask": sample_mask(region.grid, 1), "region": region}
+        >>> metric = masked_error_metric()["val_masked_error"]
+        >>> metric.update(({"reconstruction": image + 2}, targets))
+        >>> round(metric.compute(), 3)
+        4.0
+    """
     return {"val_masked_error": _validated(_masked_error)}
 
 
@@ -72,6 +102,17 @@ def validation_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dic
     Names and meaning are those of :func:`term_metrics`, with the prefix ``val_``. The contrast is left out, since it
     needs dropout. ``val_masked_error_share`` is the masked error divided by the error of guessing the mean of the
     visible voxels.
+
+    Example:
+        >>> image, region = torch.rand(1, 1, 16, 16, 16), choose_region(MaskGrid(16, 8, 4), "full")
+        >>> mask = sample_mask(region.grid, 1)
+        >>> guess = torch.full_like(image, image[~expand_mask(mask, region.grid)].mean())
+        >>> output = {"pred": {"reconstruction": guess}, "label": {"image": image, "mask": mask, "region": region}}
+        >>> evaluator = Engine(lambda engine, batch: output)
+        >>> for name, metric in validation_metrics(HybridMIMLoss(1, 0, 0, 0, 0), guesses={}).items():
+        ...     metric.attach(evaluator, name)
+        >>> {name: round(value, 3) for name, value in evaluator.run([0]).metrics.items()}
+        {'val_masked_error_share': 1.0}
     """
     guessed = _validated(_guessed_error) + _TINY
     metrics: dict[str, Metric] = {"val_masked_error_share": _validated(_masked_error) / guessed}
@@ -83,7 +124,12 @@ def validation_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dic
 
 
 def lower_is_better(current: float, best: float) -> bool:
-    """Return whether a metric has improved: ``metric_cmp_fn`` of MONAI's engines for errors."""
+    """Return whether a metric has improved: ``metric_cmp_fn`` of MONAI's engines for errors.
+
+    Example:
+        >>> lower_is_better(0.1, best=0.2), lower_is_better(0.3, best=0.2)
+        (True, False)
+    """
     return current < best
 
 

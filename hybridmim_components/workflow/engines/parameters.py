@@ -26,6 +26,13 @@ def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]
 
     Returns:
         Two groups; the parameters with weight decay come first.
+
+    Example:
+        >>> optimizer = torch.optim.AdamW(decay_groups(nn.Linear(3, 2), weight_decay=0.01))
+        >>> for group in optimizer.param_groups:
+        ...     print([tuple(parameter.shape) for parameter in group["params"]], group["weight_decay"])
+        [(2, 3)] 0.01
+        [(2,)] 0.0
     """
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

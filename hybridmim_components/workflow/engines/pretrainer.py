@@ -35,6 +35,21 @@ class HybridMIMTrainer(SupervisedTrainer):
     Args:
         loss_function: the loss.
         kwargs: arguments of ``monai.engines.SupervisedTrainer``; ``prepare_batch`` must be a :class:`.MaskedBatch`.
+
+    Example:
+        >>> from hybridmim_components.method import HybridMIM
+        >>> from hybridmim_components.workflow.engines import MaskedBatch
+        >>> grid = MaskGrid((32, 16, 16), 16, 8)
+        >>> model = HybridMIM(BasicUNet(features=(4, 4, 4, 4, 4, 4)), grid, contrast=False)
+        >>> batches, optimizer = [{"image": torch.rand(1, 1, 32, 16, 16)}], torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> trainer = HybridMIMTrainer(
+        ...     device="cpu", max_epochs=1, train_data_loader=batches, network=model, optimizer=optimizer,
+        ...     loss_function=HybridMIMLoss(1, 0.1, 0, 0, 0), prepare_batch=MaskedBatch(grid),
+        ... )
+        >>> trainer.run()
+        >>> (output,) = trainer.state.output
+        >>> torch.isclose(output["loss"], output["partial_region"] + 0.1 * output["number"])
+        tensor(True)
     """
 
     def __init__(self, *, loss_function: HybridMIMLoss, **kwargs: Any) -> None:
@@ -65,6 +80,13 @@ def perception_figures(outputs: Mapping[str, Tensor], mask: Tensor) -> dict[str,
 
     Returns:
         ``number_accuracy``, ``number_within_one`` (at most one patch off) and ``location_accuracy`` (balanced).
+
+    Example:
+        >>> mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+        >>> one_too_many = nn.functional.one_hot(torch.ones(1, 8, dtype=torch.long), 9).float()
+        >>> figures = perception_figures({"number": one_too_many, "location": torch.full((1, 8, 8), -1.0)}, mask)
+        >>> figures["number_accuracy"].item(), figures["number_within_one"].item()
+        (0.0, 1.0)
     """
     if "number" not in outputs:
         return {}
@@ -89,6 +111,14 @@ def unchanged_share(image: Tensor, masked: Tensor, mask: Tensor, grid: MaskGrid,
 
     Returns:
         Scalar in [0, 1].
+
+    Example:
+        >>> grid = MaskGrid(4, 4, 2)
+        >>> image = torch.zeros(1, 1, 4, 4, 4)
+        >>> image[..., 2:] = 1
+        >>> every_patch = torch.ones(1, 1, 8, dtype=torch.bool)
+        >>> unchanged_share(image, torch.zeros_like(image), every_patch, grid)  # half of the patches are 0 already
+        tensor(0.5000)
     """
     pool = {2: F.max_pool2d, 3: F.max_pool3d}[len(grid.image_size)]
     largest = pool((masked - image).abs().amax(1, keepdim=True), grid.patch_size, stride=grid.patch_size)

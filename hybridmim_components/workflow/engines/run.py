@@ -25,6 +25,16 @@ def run(engine: Trainer | Evaluator, lock: FolderLock | None = None) -> None:
         engine: trainer or evaluator. A trainer needs :class:`.handlers.Checkpoints`, which records that it was stopped.
         lock: lock of the folders that the engine writes to; released at the end, also after a failure. Its
             ``output_dir`` gets a :class:`.RunRecord`.
+
+    Example:
+        >>> import json
+        >>> network, batches = nn.Linear(1, 1), [{"image": torch.ones(1, 1), "label": torch.ones(1, 1)}]
+        >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        >>> trainer = SupervisedTrainer("cpu", 1, batches, network, optimizer, nn.MSELoss())
+        >>> run(trainer, FolderLock(output_dir="out"))
+        >>> record = json.loads(Path("out/run.json").read_text())
+        >>> record["step"], record["starts"][0]["outcome"]
+        ('train', 'finished')
     """
     folders = lock.folders if lock else {}
     try:

@@ -34,6 +34,18 @@ class BestWeights:
         path: target file.
         recipe: plain data to save with the weights, see :func:`.weights.save_weights`; epoch and metric are added.
         bare: write the state dict alone, and the recipe as JSON beside it.
+
+    Example:
+        >>> from ignite.metrics import Average
+        >>> network = nn.Linear(1, 1, bias=False)  # for an image of ones, its output is its weight
+        >>> dice = {"dice": Average(lambda output: output[0]["pred"].item())}
+        >>> evaluator = SupervisedEvaluator("cpu", [{"image": torch.ones(1, 1)}], network, key_val_metric=dice)
+        >>> BestWeights(network, "model.pt", {"spacing": [1, 1, 1]}).attach(evaluator)
+        >>> for epoch, weight in ((1, 0.25), (2, 0.75), (3, 0.5)):
+        ...     _ = nn.init.constant_(network.weight, weight)
+        ...     evaluator.run(epoch)
+        >>> read_weights("model.pt")[1]["best"]
+        {'epoch': 2, 'metric': 'dice', 'value': 0.75}
     """
 
     def __init__(self, network: nn.Module, path: str | Path, recipe: Mapping[str, Any], bare: bool = False) -> None:
@@ -110,6 +122,14 @@ class LastWeights:
     Args:
         best_weights: the handler that saves the best.
         path: file of the last weights; None: save them only in place of missing best weights.
+
+    Example:
+        >>> best = BestWeights(nn.Linear(1, 1), "model.pt", {"spacing": [1, 1, 1]})
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> LastWeights(best, "last.pt").attach(trainer)
+        >>> _ = trainer.run([0], max_epochs=3)
+        >>> read_weights("last.pt")[1]["last"], Path("model.pt").is_file()
+        ({'epoch': 3}, True)
     """
 
     def __init__(self, best_weights: BestWeights, path: str | Path | None = None) -> None:

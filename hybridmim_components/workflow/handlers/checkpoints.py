@@ -50,6 +50,16 @@ class Checkpoints:
 
     Raises:
         ValueError: when a setting is out of range.
+
+    Example:
+        >>> network = nn.Linear(1, 1)
+        >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        >>> batches = [{"image": torch.ones(1, 1), "label": torch.ones(1, 1)}] * 4
+        >>> evaluator = SupervisedEvaluator("cpu", batches, network)
+        >>> handler = Checkpoints("run", {"network": network, "optimizer": optimizer}, {}, evaluator, val_interval=1)
+        >>> SupervisedTrainer("cpu", 3, batches, network, optimizer, nn.MSELoss(), train_handlers=[handler]).run()
+        >>> sorted(path.name for path in Path("run/checkpoints").iterdir())  # the newest, and the one before it
+        ['step_00000008.pt', 'step_00000012.pt']
     """
 
     def __init__(

@@ -68,6 +68,17 @@ class EvaluationReport:
 
     Raises:
         ValueError: if ``class_names`` is not a sequence of distinct names, or ``figures`` has an unknown group.
+
+    Example:
+        >>> label = MetaTensor(torch.zeros(1, 4, 4, 4))
+        >>> label[0, :2] = 1
+        >>> pred = label.roll(1, dims=1)
+        >>> evaluator = Engine(lambda engine, batch: [{"pred": pred, "label": label}])
+        >>> EvaluationReport("out", ["spleen"], include_background_channel=False).attach(evaluator)
+        >>> _ = evaluator.run([[{"case_id": "spleen_1"}]])
+        >>> print(Path("out/evaluation_cases.csv").read_text(), end="")
+        case,class,dice,hd95_mm,label_voxels,pred_voxels,flag,figures
+        spleen_1,spleen,0.5,1.0,32,32,,unknown
     """
 
     def __init__(

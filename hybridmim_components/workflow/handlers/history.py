@@ -26,6 +26,17 @@ class History:
         path: target file, written atomically after each epoch. Rows of earlier epochs are kept: they come from the run
             that this one resumes, see :class:`.Checkpoints`.
         optimizer: its first parameter group gives the learning rate; None: no such column.
+
+    Example:
+        >>> from ignite.metrics import Average
+        >>> trainer = Engine(lambda engine, batch: batch)
+        >>> Average().attach(trainer, "train_loss")
+        >>> History("training.csv").attach(trainer)
+        >>> _ = trainer.run([1.0, 3.0], max_epochs=2)
+        >>> print(Path("training.csv").read_text(), end="")
+        epoch,iteration,train_loss
+        1,2,2.0
+        2,4,2.0
     """
 
     def __init__(self, path: str | Path, optimizer: Optimizer | None = None) -> None:

@@ -27,6 +27,18 @@ class LearningVerdict:
 
     Args:
         path: training.csv of :class:`.History`, which must be attached first.
+
+    Example:
+        >>> import sys
+        >>> with open("training.csv", "w") as file:
+        ...     print("epoch", "number_share", sep=",", file=file)
+        ...     print(1, 0.97, sep=",", file=file)
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> LearningVerdict("training.csv").attach(trainer)
+        >>> logger.addHandler(screen := logging.StreamHandler(sys.stdout))
+        >>> _ = trainer.run([0])
+        Pre-training did not learn number (0.97). Train longer, or raise number_weight.
+        >>> logger.removeHandler(screen)
     """
 
     def __init__(self, path: str | Path) -> None:

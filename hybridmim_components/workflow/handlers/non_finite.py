@@ -31,6 +31,15 @@ class DropNonFiniteSteps:
 
     Raises:
         ValueError: when ``most_in_a_row`` is below 1.
+
+    Example:
+        >>> network = nn.Linear(1, 1)
+        >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        >>> handler = DropNonFiniteSteps(optimizer)
+        >>> batches = [{"image": torch.tensor([[x]]), "label": torch.ones(1, 1)} for x in (1.0, float("nan"), 2.0)]
+        >>> SupervisedTrainer("cpu", 1, batches, network, optimizer, nn.MSELoss(), train_handlers=[handler]).run()
+        >>> handler.total, network.weight.isfinite().item()
+        (1, True)
     """
 
     def __init__(self, optimizer: Optimizer, most_in_a_row: int = 10) -> None:

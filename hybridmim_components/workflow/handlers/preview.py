@@ -29,6 +29,16 @@ class ReconstructionPreview:
     Args:
         output_dir: folder of the pictures, ``epoch_0001.png`` and so on.
         max_samples: largest number of rows in a picture.
+
+    Example:
+        >>> image = torch.rand(1, 1, 16, 16, 16)
+        >>> region = choose_region(MaskGrid(16, 8, 4), "full")
+        >>> targets = {"image": image, "mask": sample_mask(region.grid, 1), "region": region}
+        >>> evaluator = Engine(lambda engine, batch: {"label": targets, "pred": {"reconstruction": image}})
+        >>> ReconstructionPreview("previews").attach(evaluator)
+        >>> _ = evaluator.run([0, 1])
+        >>> [path.name for path in Path("previews").iterdir()]
+        ['epoch_0001.png']
     """
 
     def __init__(self, output_dir: str | Path, max_samples: int = 3) -> None:

@@ -20,6 +20,17 @@ class TerminalProgressBar:
 
     Args:
         description: text before the bar.
+
+    Example:
+        >>> from contextlib import redirect_stderr
+        >>> from io import StringIO
+        >>> trainer, screen = Engine(lambda engine, batch: {"loss": batch}), StringIO()
+        >>> screen.isatty = lambda: True  # as a terminal answers
+        >>> with redirect_stderr(screen):
+        ...     TerminalProgressBar("training").attach(trainer)
+        ...     _ = trainer.run([0.5])
+        >>> "training" in screen.getvalue(), "loss=0.5" in screen.getvalue()
+        (True, True)
     """
 
     def __init__(self, description: str) -> None:

@@ -22,6 +22,15 @@ class SeededSteps:
     Args:
         loader: loader of the training; the handler tells it at the start of each epoch where to begin.
         seed: seed of the run.
+
+    Example:
+        >>> from monai.data import Dataset
+        >>> loader = SeededLoader(Dataset([{"image": 0}, {"image": 1}]), batch_size=1, steps=2)
+        >>> trainer = Engine(lambda engine, batch: torch.rand(1).item())
+        >>> SeededSteps(loader, seed=7).attach(trainer)
+        >>> first, second = [trainer.run(loader).output for _ in range(2)]
+        >>> first == second
+        True
     """
 
     def __init__(self, loader: SeededLoader, seed: int) -> None:

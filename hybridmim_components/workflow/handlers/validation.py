@@ -20,6 +20,15 @@ class IntervalAndFinalValidation(ValidationHandler):
 
     Raises:
         ValueError: when ``interval`` is below 1.
+
+    Example:
+        >>> evaluator = SupervisedEvaluator("cpu", [{"image": torch.ones(1, 1)}], nn.Linear(1, 1))
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> IntervalAndFinalValidation(2, evaluator).attach(trainer)
+        >>> _ = evaluator.add_event_handler(Events.STARTED, lambda: print("validated after epoch", trainer.state.epoch))
+        >>> _ = trainer.run([0], max_epochs=3)
+        validated after epoch 2
+        validated after epoch 3
     """
 
     def __init__(self, interval: int, validator: Evaluator) -> None:
