@@ -46,8 +46,11 @@ def test_the_readme_has_the_figures_of_the_trials() -> None:
     lead = np.mean(found["hybridmim", "1", "100"]["0.006"]) - np.mean(found["scratch", "1", "100"]["0.006"])
     assert f"At 0.006, HybridMIM leads by {lead:.1f} after 100 steps" in text
     scores = read_scores(RESULTS / "cells.csv")
-    seeds = {labels: {len(s) for (_, n, _), s in scores.items() if n == labels} for labels in (1, 2)}
-    assert seeds == {1: {10}, 2: {3}} and "ten seeds with one label, three with two" in text
+    seeds = {labels: {seed for (_, n, _), s in scores.items() if n == labels for seed in s} for labels in (1, 2, 4, 8)}
+    assert seeds == {1: set(range(10)), 2: {0, 1, 7, 8, 9}, 4: {0, 7, 8, 9}, 8: {0, 7, 8, 9}}
+    assert "have seeds 0 to 9, those with two 0, 1, 7, 8 and 9 (HybridMIM after 400 steps without 1)" in text
+    assert 1 not in scores["hybridmim", 2, 400]
+    assert f"HybridMIM fails in seed 1 (Dice {scores['hybridmim', 2, 100][1].mean():.0f})" in text
 
 
 def test_the_readme_tells_how_many_pretrainings_learnt_nothing_at_the_region_level() -> None:
@@ -65,12 +68,24 @@ def test_the_pages_have_the_figures_from_inside_nnunet() -> None:
     page = (ROOT / "docs" / "how_to" / "nnunet.md").read_text(encoding="utf-8")
     assert all(line in page for line in (folder / "table.md").read_text().splitlines())
     scores = read_scores(folder / "cells.csv")
-    gains = [difference(scores["hybridmim", n, 250], scores["scratch", n, 250]) for n in (2, 4)]
-    assert all(gain and gain.seeds == 4 and gain.low < 0 for gain in gains)
-    assert "No gain is shown. These are four seeds" in page
+    gain = difference(scores["hybridmim", 2, 250], scores["scratch", 2, 250])
+    assert gain and gain.seeds == 10 and gain.low < 0 < gain.high and "No gain is shown." in page
+    four = read_scores(folder / "cells_at_first_rates.csv")
+    lead = difference(four["hybridmim", 4, 250], four["scratch", 4, 250])
+    assert lead and lead.seeds == 10
+    shown = f"leads by {lead.mean:.1f} points ({lead.low:+.1f} to {lead.high:+.1f}, ten seeds"
+    best = [few_labels.best_rates(folder / "tuning.csv", 4, 250)[arm][0] for arm in ("scratch", "hybridmim")]
+    trials = few_labels.read_rows(folder / "tuning.csv")
+    means = [
+        np.mean([100 * float(t["dice"]) for t in trials if (t["arm"], t["labels"], float(t["learning_rate"])) == key])
+        for key in (("scratch", "4", best[0]), ("hybridmim", "4", best[1]))
+    ]
+    text = " ".join(page.split())
+    assert shown in text and shown in " ".join((ROOT / "benchmarks" / "README.md").read_text("utf-8").split())
+    assert f"scratch is best at {best[0]} ({means[0]:.1f}) and HybridMIM at {best[1]} ({means[1]:.1f})" in text
     learnt = few_labels.read_rows(folder / "pretraining.csv")
     numbers, locations = ([float(row[f"{name}_accuracy"]) for row in learnt] for name in ("number", "location"))
-    assert len(learnt) == 7 and set(locations) == {1.0}
+    assert len(learnt) == 13 and set(locations) == {1.0}
     right = f"{min(numbers):.2f} to {max(numbers):.2f} right"
     for name in ("README.md", "benchmarks/README.md"):
         assert right in (ROOT / name).read_text(encoding="utf-8")
