@@ -21,8 +21,8 @@ arms but scratch_longer get equal steps of fine-tuning.
 
 `tune` chooses a learning rate for each of its arms and each number of steps, from one list for all arms, by the Dice of
 the tuning patients. `run` uses the rate that was tuned with the same number of labelled patients, if there is one, or
-else with 2. Arms that were not tuned are variants of HybridMIM or of scratch, and use its rate. The script warns if the
-best rate is the largest of the list.
+else with 2. Arms that were not tuned are variants of HybridMIM or of scratch, and use its rate. The script warns if
+a rate was tuned with another number of labelled patients, or is the largest or the least of the list.
 
 The scores are those of the weights of the last step, so no validation chooses any weights. Each cell is a row of a CSV
 file, written when the cell ends. A finished cell is not computed again, so the study can run in pieces of any length.
@@ -76,24 +76,27 @@ def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> di
     """Return the learning rate of each arm that has the best mean Dice on the tuning patients after these steps.
 
     The rate is that tuned with the same number of labelled patients if there is one, or else with 2. An arm that was
-    not tuned takes the rate of HybridMIM, or that of scratch if it has no pre-training.
+    not tuned takes the rate of HybridMIM, or that of scratch if it has no pre-training. A rate that was tuned with
+    another number, or that is the largest or the least of its list, gives a warning: either has looked like a gain.
     """
-    alike, other = best_rates(path, labels, steps), best_rates(path, TUNING_LABELS, steps)
+    tuned = {number: best_rates(path, number, steps) for number in (labels, TUNING_LABELS)}
     chosen = {}
     for arm in arms:
         model = "hybridmim" if read_arms()[arm].pretrained_by else "scratch"
-        found = [best[name] for best in (alike, other) for name in (arm, model) if name in best]
+        found = [(number, *best[name]) for number, best in tuned.items() for name in (arm, model) if name in best]
         if not found:
             raise SystemExit(f"few_labels: tune {model} first: {path} has no learning rate of it for {steps} steps")
-        chosen[arm], is_largest = found[0]
-        if is_largest:
-            what = f"the best rate of {arm} with {labels or 'all'} labels and {steps} steps"
-            print(f"few_labels: {what} is the largest that was tried, {chosen[arm]}: try larger ones", file=sys.stderr)
+        number, chosen[arm], end = found[0]
+        what = f"few_labels: the best rate of {arm} with {number or 'all'} labels and {steps} steps"
+        if number != labels:
+            print(f"{what} is used with {labels or 'all'} labels: tune it with as many", file=sys.stderr)
+        if end:
+            print(f"{what} is the {end} that was tried, {chosen[arm]}: try others beyond it", file=sys.stderr)
     return chosen
 
 
-def best_rates(path: Path, labels: int, steps: int) -> dict[str, tuple[float, bool]]:
-    """Return the best learning rate of each arm, and whether it is the largest that was tried.
+def best_rates(path: Path, labels: int, steps: int) -> dict[str, tuple[float, str]]:
+    """Return the best learning rate of each arm, and ``largest`` or ``least`` if it is an end of those tried.
 
     Only rates that all tuning seeds have count. Of equally good ones, the first in the file is taken.
     """
@@ -102,9 +105,10 @@ def best_rates(path: Path, labels: int, steps: int) -> dict[str, tuple[float, bo
         if int(row["steps"]) == steps and int(row["labels"]) == labels:
             found.setdefault((row["arm"], float(row["learning_rate"])), []).append(float(row["dice"]))
     complete = {key: statistics.mean(values) for key, values in found.items() if len(values) == len(TUNING_SEEDS)}
-    best: dict[str, tuple[float, bool]] = {}
+    best: dict[str, tuple[float, str]] = {}
     for arm, rate in sorted(complete, key=lambda key: complete[key], reverse=True):
-        best.setdefault(arm, (rate, rate == max(tried for name, tried in complete if name == arm)))
+        tried = [other for name, other in complete if name == arm]
+        best.setdefault(arm, (rate, "largest" if rate == max(tried) else "least" if rate == min(tried) else ""))
     return best
 
 

@@ -157,9 +157,17 @@ def test_a_learning_rate_tuned_with_as_many_labels_comes_first(
     few_labels.add_rows(path, [unfinished])
     arms = ["hybridmim", "no_contrast"]
     assert few_labels.chosen_rates(path, arms, 4, 400) == dict.fromkeys(arms, low)
-    assert not capsys.readouterr().err
+    warnings = capsys.readouterr().err
+    assert "the best rate of hybridmim with 2 labels and 400 steps is used with 4 labels: tune it" in warnings
+    assert f"hybridmim with 2 labels and 400 steps is the least that was tried, {low}" in warnings
     assert few_labels.chosen_rates(path, arms, 1, 400) == dict.fromkeys(arms, high)
-    assert f"hybridmim with 1 labels and 400 steps is the largest that was tried, {high}" in capsys.readouterr().err
+    warnings = capsys.readouterr().err
+    assert f"hybridmim with 1 labels and 400 steps is the largest that was tried, {high}" in warnings
+    assert "is used with" not in warnings
+    larger = {**Cell("hybridmim", 1, 0, "tuning", 2 * high, 400, 0).__dict__, "dice": 0.4}
+    few_labels.add_rows(path, [{**larger, "seed": seed} for seed in few_labels.TUNING_SEEDS])
+    assert few_labels.chosen_rates(path, arms, 1, 400) == dict.fromkeys(arms, high)
+    assert not capsys.readouterr().err, "neither end of the list, and as many labels"
 
 
 def test_scores_leave_out_classes_that_a_patient_does_not_have(tmp_path: Path) -> None:
