@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of volumes, batch and leaks that each config makes in ``initialize``, before a long run."""
+"""Checks of volumes, batch and leaks that pre-training, training and evaluation make before they start."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from hybridmim_components.networks.backbones import check_crop_size
 from hybridmim_components.weights import how_to_get_weights, read_weights, recipe_differences, seen_volumes
 from hybridmim_components.weights.case_groups import GROUPS, group_cases
 from hybridmim_components.weights.check import require_fitting_state
+from hybridmim_components.workflow.leaks import Digests, Items, digests_of, names_of, refuse_seen, without_copies
 
 __all__ = ["check_evaluation", "check_pretraining", "check_training"]
 
 logger = logging.getLogger(__name__)
-Items = Sequence[Mapping[str, Any]]
-Digests = Mapping[tuple[str, ...], Sequence[str]]
 
 
 def check_pretraining(
@@ -104,8 +103,8 @@ def check_pretraining(
     seen |= seen_volumes(pretraining_recipe or {})
     # what a store holds has names that the user does not know
     own = [] if "pool" in lists else [item for name in ("training", "validation") for item in usable[name]]
-    copies = _names_of(own, digests)
-    _refuse_seen(usable["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training", copies)
+    copies = names_of(own, digests)
+    refuse_seen(usable["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training", copies)
     return {"training": usable["training"], "validation": usable["validation"], "fingerprints": sorted(seen)}
 
 
@@ -115,8 +114,8 @@ def _usable_of_files(
     """Return the usable items, their fingerprints, and the fingerprints that pre-training sees."""
     digests = inspect([item for name in ("training", "validation", "held_out") for item in lists[name]])
     usable = {name: [item for item in lists[name] if image_files(item["image"]) in digests] for name in lists}
-    usable |= _without_copies({name: usable[name] for name in ("validation", "training")}, digests)
-    return dict(usable), digests, _digests_of([*usable["training"], *usable["validation"]], digests)
+    usable |= without_copies({name: usable[name] for name in ("validation", "training")}, digests)
+    return dict(usable), digests, digests_of([*usable["training"], *usable["validation"]], digests)
 
 
 def _usable_of_store(
@@ -131,7 +130,7 @@ def _usable_of_store(
     digests = pool.known_fingerprints(item["image"] for item in held_out)
     digests |= inspect([item for item in held_out if image_files(item["image"]) not in digests])
     held_out = [item for item in held_out if image_files(item["image"]) in digests]
-    training, validation, left_out = pool.split(without=_digests_of(held_out, digests))
+    training, validation, left_out = pool.split(without=digests_of(held_out, digests))
     if left_out:
         logger.info("Left out %d volume(s) of the store that are cases to hold out", left_out)
     seen = training.fingerprints() | validation.fingerprints()
@@ -197,13 +196,13 @@ def check_training(
     managed = any("case_id" not in item for item in training)
     trained = {image_files(item["image"]) for item in training}
     held_out = [item for item in validation if image_files(item["image"]) not in trained]
-    own = _digests_of(training, digests)
-    _refuse_seen(held_out, digests, seen, allow_seen or managed, "was seen by pre-training")
-    _refuse_seen(
-        held_out, digests, own, allow_seen or managed, "is among the training cases", _names_of(training, digests)
+    own = digests_of(training, digests)
+    refuse_seen(held_out, digests, seen, allow_seen or managed, "was seen by pre-training")
+    refuse_seen(
+        held_out, digests, own, allow_seen or managed, "is among the training cases", names_of(training, digests)
     )
     # volumes that chose the epoch of the weights that this run starts from count too
-    chose = _digests_of(validation, digests) | set(pretraining_recipe.get("validation_volumes", []))
+    chose = digests_of(validation, digests) | set(pretraining_recipe.get("validation_volumes", []))
     volumes = {"training_volumes": own, "pretraining_volumes": seen, "validation_volumes": chose}
     return {**{key: sorted(value) for key, value in volumes.items()}, "managed": managed}
 
@@ -279,7 +278,7 @@ def check_evaluation(
     groups = group_cases(validation, digests, recipe)
     if test_dir or fold != "all":
         for key, what in (("pretraining", "was seen by pre-training"), ("training", "was trained on")):
-            _refuse_seen(validation, digests, set(recipe.get(f"{key}_volumes", [])), allow_seen, what)
+            refuse_seen(validation, digests, set(recipe.get(f"{key}_volumes", [])), allow_seen, what)
     counts = ", ".join(f"{n} {group}" for group in GROUPS if (n := list(groups.values()).count(group)))
     logger.info("What the weights have seen of the cases: %s", counts)
     return groups
@@ -300,63 +299,3 @@ def _require_one_per_process(items: Items, purpose: str) -> None:
             f"{purpose} needs at least one volume per process, got {len(items)} for {idist.get_world_size()} "
             "processes: start fewer processes, or give it more volumes (fold, val_fraction)"
         )
-
-
-def _without_copies(lists: Mapping[str, Items], digests: Digests) -> dict[str, list[Mapping[str, Any]]]:
-    """Leave out images of which any modality has come before.
-
-    Otherwise, a run could validate on a copy of an image that it trains on.
-    """
-    seen: dict[str, str] = {}
-    unique: dict[str, list[Mapping[str, Any]]] = {name: [] for name in lists}
-    for name, items in lists.items():
-        for item in items:
-            own = _names_of([item], digests)
-            if known := own.keys() & seen.keys():
-                logger.warning("Left out %s, since it is the same image as %s", item["image"], seen[min(known)])
-            else:
-                unique[name].append(item)
-            for digest, file in own.items():
-                seen.setdefault(digest, file)
-    return unique
-
-
-def _digests_of(items: Items, digests: Digests) -> set[str]:
-    return {digest for item in items for digest in digests[image_files(item["image"])]}
-
-
-def _names_of(items: Items, digests: Digests) -> dict[str, str]:
-    """Return the files of images by their fingerprints."""
-    found: dict[str, str] = {}
-    for item in items:
-        files = image_files(item["image"])
-        # a fingerprint per channel: of each file, or all of the only file
-        found |= {digest: files[min(i, len(files) - 1)] for i, digest in enumerate(digests[files])}
-    return found
-
-
-def _refuse_seen(
-    items: Items, digests: Digests, seen: set[str], allowed: bool, what: str, copies: Mapping[str, str] | None = None
-) -> bool:
-    """Raise an error if any modality of any item was seen, or warn if that is allowed. Returns whether one was.
-
-    ``copies`` has the file that was seen, by fingerprint, as far as it is known.
-    """
-    leaks = []
-    for item in items:
-        files, known = image_files(item["image"]), _digests_of([item], digests) & seen
-        others = sorted({(copies or {}).get(digest, "") for digest in known} - {"", *files})
-        if known:
-            leaks.append(", ".join(files) + (f" (its name there: {', '.join(others)})" if others else ""))
-    if not leaks:
-        return False
-    message = (
-        f"{len(leaks)} held-out volume(s) cannot be evaluated on: the same image {what}: {', '.join(sorted(leaks))}"
-    )
-    if not allowed:
-        raise ValueError(
-            f"{message}. Remove it there, give pre-training and training the same fold, or set allow_seen to True and "
-            "do not report the figures."
-        )
-    logger.warning("%s. Figures on them are not figures on unseen data.", message)
-    return True
