@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Run ``check`` on cases that are wrong but look real: it must refuse them, call them unusual, or accept them.
 
     python benchmarks/strange_cases.py                        # made from phantoms, a minute

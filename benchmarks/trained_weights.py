@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 r"""Train the weights that a bundle holds, by its own commands, and measure them on patients that they have not seen.
 
     python benchmarks/trained_weights.py --dataset_dir /path/to/Task04_Hippocampus --work /path/to/work

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Run a Python module as a command in a new process that has already imported MONAI, which makes tests faster."""
 
 from __future__ import annotations

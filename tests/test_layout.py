@@ -47,6 +47,8 @@ def test_each_source_file_names_its_licence() -> None:
     listed = subprocess.run(["git", "ls-files", "*.py", "*.sh", ".ci/run"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    for name in filter(None, listed.stdout.splitlines()):
-        content = (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).is_file() else ""
-        assert not content or "# SPDX-License-Identifier: Apache-2.0" in content.splitlines()[:2], name
+    paths = [path for name in listed.stdout.splitlines() if (path := ROOT / name).is_file()]  # but for deleted ones
+    assert paths
+    for path in paths:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert not lines or "# SPDX-License-Identifier: Apache-2.0" in lines[:2], path

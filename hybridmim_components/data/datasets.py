@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Labelled data sets of the bundles by name: layout, labels, and the split in common use."""
 
 from __future__ import annotations

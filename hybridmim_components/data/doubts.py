@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Warnings about readable volumes that are unusual, with the value and the usual range. No volume is refused."""
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Inspection of every volume once before training, with a cache of the results."""
 
 from __future__ import annotations

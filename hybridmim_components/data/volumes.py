@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Reading and checking of one volume and its label, and fingerprints of volumes."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Transform from a network's output to labels on the image's original grid that never holds all classes there."""
+"""Transform that turns a network's output into labels on the image's grid, without holding all classes there."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ class MaskFill(nn.Module):
     """Module that fills the masked voxels of a crop.
 
     A fill within the range of the images hides the mask: air, fat and lung of a clipped CT window are exactly 0, and a
-    network cannot tell a patch of them from a patch that was filled with 0. Any fill works that tissue hardly ever
-    equals over a whole patch; ``benchmarks/region_level.py`` compares the fills.
+    network cannot tell a patch of them from a patch that was filled with 0. A fill works if tissue hardly ever equals
+    it over a whole patch; ``benchmarks/region_level.py`` compares the fills.
 
     Args:
-        kind: ``constant``: ``value`` everywhere; ``token``: a learned value per channel that starts at ``value``;
+        kind: ``constant``: ``value`` everywhere; ``token``: a learnt value per channel that starts at ``value``;
             ``noise``: normal noise with the mean and the standard deviation of the crop's visible voxels, per channel;
             ``zero``: 0, as in the authors' released code.
         value: the constant, or the initial value of the token, in units of the images.

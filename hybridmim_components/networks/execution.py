@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Settings that trade memory, start-up time and speed of a network for one another, not what it computes."""
+"""Settings that change the memory, start-up time and speed of a network, but not its results."""
 
 from __future__ import annotations
 

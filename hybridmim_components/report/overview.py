@@ -86,7 +86,7 @@ def summary(run_dir: str | Path) -> str:
     """Return a table of a run as text: start and end of each loss, Dice and HD95 per class, and the path of each file.
 
     Starts and ends are means over the first and the last tenth of the epochs, since single epochs are noisy. A share of
-    guessing is a loss divided by the loss of a guess that ignores the image. 1 means that nothing was learned.
+    guessing is a loss divided by the loss of a guess that ignores the image. 1 means that nothing was learnt.
     """
     run = Path(run_dir)
     pretraining, validation = (read_table(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One clear line, instead of four chained tracebacks, when a run cannot start."""
+"""Error reporting for ``monai.bundle run``: one line instead of four chained tracebacks."""
 
 from __future__ import annotations
 

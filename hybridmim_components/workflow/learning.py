@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Whether a pre-training learnt: each loss term beside the value that guessing gives."""
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def final_shares(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def learning_sentence(rows: Sequence[Row]) -> str:
-    """Say which terms of a pre-training ended below guessing, and which did not.
+    """Say which terms of a pre-training were learnt (ended below 0.9 of guessing), and which were not.
 
     Args:
         rows: rows of the pre-training's training.csv.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Cases that are strange but look real: impossible ones are refused, unusual ones told with value and usual range."""
 
 from __future__ import annotations

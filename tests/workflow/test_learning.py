@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """A pre-training is told to have learnt what it learnt, and no more."""
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Layouts of the published data sets on disk: one file per layout, each with a function ``read``."""
 
 from __future__ import annotations

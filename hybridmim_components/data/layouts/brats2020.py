@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """BraTS 2020 (https://www.med.upenn.edu/cbica/brats2020): one folder per patient, one file per modality.
 
 The files are ``BraTS20_Training_001/BraTS20_Training_001_{flair,t1,t1ce,t2,seg}.nii.gz``. Also read are ``imagesTr``

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """BTCV, Beyond the Cranial Vault (https://www.synapse.org/Synapse:syn3193805), in the two layouts in use.
 
 The download unpacks to ``RawData/Training`` with ``img/img0001.nii.gz`` and ``label/label0001.nii.gz``. Users of Swin

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """dataset.json, the Decathlon's table of a task, as a cross-check of known data sets. Its paths are never followed."""
 
 from __future__ import annotations

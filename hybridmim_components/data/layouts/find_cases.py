@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Search for NIfTI files by case id, and pairing of images with labels."""
 
 from __future__ import annotations

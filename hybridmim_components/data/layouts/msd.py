@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """The Medical Segmentation Decathlon, http://medicaldecathlon.com: imagesTr, labelsTr, and imagesTs without labels."""
 
 from __future__ import annotations

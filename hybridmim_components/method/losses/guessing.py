@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Losses of guessing: a term that has not fallen below its value has learned nothing."""
+"""Losses of guessing: a term that has not fallen below its value has learnt nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Handler that says at the end of a pre-training what it learnt, and warns of what it did not."""
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ logger = logging.getLogger(__name__)
 class LearningVerdict:
     """Handler that compares each loss term with guessing when a pre-training has ended.
 
-    A total loss that falls does not show this: the reconstruction may improve while the heads still guess. A term that
-    ends at more than :data:`.learning.LEARNT_SHARE` of guessing gives a warning.
+    A falling total loss does not show that each term was learnt: the reconstruction may improve while the heads still
+    guess. A term that ends at more than :data:`.learning.LEARNT_SHARE` of guessing gives a warning.
 
     Args:
         path: training.csv of :class:`.History`, which must be attached first.
