@@ -145,22 +145,21 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def _draw(scores: Scores, counts: list[int], titles: Mapping[str, str], path: Path) -> None:
-    """Plot Dice against labelled patients, with a panel for each number of steps and bands of one standard error."""
+    """Plot Dice against labelled patients, with a panel for each number of steps and bars of one standard error."""
     budgets = sorted({steps for _, _, steps in scores})
     figure = Figure(figsize=(5 * len(budgets) + 1, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(budgets), sharey=True, squeeze=False)[0]
     for axis, steps in zip(panels, budgets, strict=True):
-        for arm, title in titles.items():
+        for number, (arm, title) in enumerate(titles.items()):
             own = [(k, scores[arm, labels, steps]) for k, labels in enumerate(counts) if (arm, labels, steps) in scores]
-            x = [k for k, _ in own]
+            x = [k + 0.03 * number for k, _ in own]  # so that bars lie side by side
             means = [np.array([values.mean() for values in seeds.values()]) for _, seeds in own]
             middle = np.array([m.mean() for m in means])
             error = np.array([m.std(ddof=1) / np.sqrt(len(m)) if len(m) > 1 else 0.0 for m in means])
-            (line,) = axis.plot(x, middle, "o-", label=title)
-            axis.fill_between(x, middle - error, middle + error, color=line.get_color(), alpha=0.15, linewidth=0)
+            axis.errorbar(x, middle, error, fmt="o-", capsize=3, label=title)
         axis.set_xticks(range(len(counts)), [str(labels or "all") for labels in counts])
-        axis.set(xlabel="labelled patients")
+        axis.set(xlabel="labelled patients", xlim=(-0.3, len(counts) - 0.7))
         axis.set_title(f"{steps} steps of fine-tuning", fontsize=10, loc="left")
         axis.grid(color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
