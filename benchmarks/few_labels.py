@@ -15,7 +15,7 @@ The first comparison is that with scratch at 2 labelled patients.
 An arm is one way to obtain a network. Arms are files in benchmarks/arms with overrides of a bundle's pretrain.json and
 train.json, so that the study measures the bundles. A fixed seed divides the patients into three disjoint sets: 60 test
 patients, 24 tuning patients, and the pool. Pre-training sees the images of the pool, and the labelled patients are
-drawn from it. Both sides of a head are in one set. Each seed of the study draws the labelled patients, the initial
+drawn from it. All scans of a patient are in one set. Each seed of the study draws the labelled patients, the initial
 weights, the crops and the pre-training; all arms share it. Arms with a pre-training get equal CPU time for it, and all
 arms but scratch_longer get equal steps of fine-tuning.
 
@@ -23,6 +23,12 @@ arms but scratch_longer get equal steps of fine-tuning.
 the tuning patients. `run` uses the rate that was tuned with the same number of labelled patients, if there is one, or
 else with 2. Arms that were not tuned are variants of HybridMIM or of scratch, and use its rate. The script warns if
 a rate was tuned with another number of labelled patients, or is the largest or the least of the list.
+
+The study runs on MSD Hippocampus, or with --bundle, --dataset_dir and --settings on any data set that a bundle reads,
+your own in its layout included. --unlabelled_dirs adds volumes without labels to pre-training. --settings names a JSON
+file with the numbers of test and tuning patients, and with overrides of the bundle's configs for all arms, such as
+{"test": 20, "tuning": 10, "pretrain": {"roi_size": [64, 64, 32]}, "train": {"roi_size": [64, 64, 32]}}. A copy of it is
+kept with the results.
 
 The scores are those of the weights of the last step, so no validation chooses any weights. Each cell is a row of a CSV
 file, written when the cell ends. A finished cell is not computed again, so the study can run in pieces of any length.
@@ -44,12 +50,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from few_labels_cells import STEPS_PER_EPOCH, Cell, Study, read_arms
+from few_labels_cells import STEPS_PER_EPOCH, Cell, Settings, Study, read_arms, read_settings
 from few_labels_nnunet import BUNDLE as NNUNET
 from few_labels_nnunet import NnunetStudy
+from few_labels_patients import StudyError
 from few_labels_report import report, report_tuning
 from rows import add_rows, read_rows
 from tqdm import tqdm
+
+from hybridmim_components.system.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RATES = (0.003, 0.006, 0.01, 0.02)
@@ -189,6 +198,27 @@ def pretrain(arms: Sequence[str], processes: int, seed: int, path: Path) -> None
                 add_rows(path, [learnt])
 
 
+def settings_of(path: Path | None, output: Path) -> Settings:
+    """Return the settings of a study, from a file or from the copy that is kept with the results; keep a copy.
+
+    Raises:
+        SystemExit: when the results were computed with other settings.
+    """
+    kept = output / "settings.json"
+    try:
+        if path is None:
+            return read_settings(kept) if kept.is_file() else Settings()
+        settings = read_settings(path)
+        if not kept.is_file() and any(output.glob("*.csv")):
+            raise StudyError(f"the results in {output} were computed without --settings: give another --output")
+        if kept.is_file() and read_settings(kept) != settings:
+            raise StudyError(f"the results in {output} were computed with {kept}, not {path}: give another --output")
+    except (OSError, StudyError) as error:
+        raise SystemExit(f"few_labels: {error}") from None
+    write_text(kept, path.read_text(encoding="utf-8"))
+    return settings
+
+
 #: What each command writes, how, and the patients that it scores.
 WORK = {
     "tune": ("tuning.csv", _score, "tuning"),
@@ -202,9 +232,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     global _study
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("tune", "run", "curve", "report"))
-    parser.add_argument("--dataset_dir", help="folder of MSD's Task04_Hippocampus")
+    parser.add_argument("--dataset_dir", help="folder of the labelled data set, as the bundle's docs/README.md says")
     parser.add_argument("--work", type=Path, help="folder for pre-trained weights and logs")
     parser.add_argument("--bundle", default="msd_hippocampus_unet", help=f"default: %(default)s; {NNUNET}: nnU-Net")
+    parser.add_argument("--unlabelled_dirs", nargs="+", default=(), help="further volumes for pre-training")
+    parser.add_argument("--settings", type=Path, help="JSON: numbers of patients, overrides for all arms")
     parser.add_argument("--arms", nargs="+", default=["scratch", "masked_modelling", "hybridmim"], choices=read_arms())
     parser.add_argument("--labels", nargs="+", type=int, help="labelled patients; 0: all; default: 1 2 4 8, for tune 2")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="that tune compares")
@@ -232,19 +264,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--steps must be a multiple of {STEPS_PER_EPOCH}, got {steps}")
     torch.set_num_threads(1)
     work, costs = options.work.resolve(), options.output / "seconds_per_step.json"
+    settings = settings_of(options.settings, options.output)
     if options.bundle == NNUNET:
         own = [name for name in options.arms if read_arms()[name].train or read_arms()[name].longer]
         if own or options.command == "curve":
             parser.error(f"nnU-Net trains by its own recipe: leave out {', '.join(own) or 'curve'}")
+        if settings != Settings() or options.unlabelled_dirs:
+            parser.error("nnU-Net plans its own settings: leave out --settings and --unlabelled_dirs")
         _study = NnunetStudy(options.dataset_dir, work, costs, options.pretraining_minutes)
     else:
-        _study = Study(options.bundle, options.dataset_dir, work, costs, options.pretraining_minutes)
+        _study = Study(
+            options.bundle,
+            options.dataset_dir,
+            work,
+            costs,
+            options.pretraining_minutes,
+            settings,
+            options.unlabelled_dirs,
+        )
+    try:
+        compute(options, titles)
+    except StudyError as error:
+        raise SystemExit(f"few_labels: {error}") from error
+
+
+def compute(options: argparse.Namespace, titles: Mapping[str, str]) -> None:
+    """Compute what the command asks for, seed by seed, so that a part of the table is fair, too."""
     name, do, scored = WORK[options.command]
     tune = options.command == "tune"
     budgets = list(itertools.product(options.labels, options.steps))
     rates = {(labels, steps): rates_of(options, labels, steps, tune) for labels, steps in budgets}
     measure(options.arms)
-    for seed in TUNING_SEEDS if tune else range(options.seeds):  # seed by seed, so that a part is fair, too
+    for seed in TUNING_SEEDS if tune else range(options.seeds):
         cells = missing(cells_of_seed(seed, rates, scored), options.output / name)
         arms = list(dict.fromkeys(cell.arm for cell in cells))  # a seed that is complete needs no pre-training
         pretrain(arms, options.processes, seed, options.output / "pretraining.csv")

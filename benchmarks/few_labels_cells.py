@@ -11,19 +11,21 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from few_labels_patients import Patients
+from few_labels_patients import TEST, TUNING, Patients, StudyError
 from rows import read_rows
 
+from hybridmim_components.system.errors import root_cause
 from hybridmim_components.system.files import write_text
 
-__all__ = ["Arm", "Cell", "Study", "output_to", "read_arms"]
+__all__ = ["Arm", "Cell", "Settings", "Study", "output_to", "read_arms", "read_settings"]
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ROOT / "benchmarks" / "arms"
@@ -75,6 +77,47 @@ def read_arms(folder: Path = ARMS) -> dict[str, Arm]:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What a study changes for all its arms alike.
+
+    Attributes:
+        test: number of test patients.
+        tuning: number of tuning patients.
+        pretrain: overrides of pretrain.json.
+        train: overrides of train.json, which evaluation uses, too.
+    """
+
+    test: int = TEST
+    tuning: int = TUNING
+    pretrain: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_settings(path: Path) -> Settings:
+    """Read the settings of a study from a JSON file.
+
+    Raises:
+        StudyError: when the file is no JSON object, or has an unknown name or an unusable value.
+    """
+    known = [item.name for item in fields(Settings)]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{path} must be a JSON object: {error}") from None
+    if not isinstance(content, dict) or not content.keys() <= set(known):
+        found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
+        raise StudyError(f"{path} must be a JSON object with no other names than {', '.join(known)}, got {found}")
+    settings = Settings(**content)
+    for name in ("test", "tuning"):
+        if not isinstance(count := getattr(settings, name), int) or count < 2:
+            raise StudyError(f"{path}: {name} must be at least 2 patients, got {count!r}")
+    for name in ("pretrain", "train"):
+        if not isinstance(overrides := getattr(settings, name), dict):
+            raise StudyError(f"{path}: {name} must be a JSON object of overrides, got {overrides!r}")
+    return settings
+
+
+@dataclass(frozen=True)
 class Cell:
     """One figure of the table: an arm with some labelled patients and a seed, scored on some patients.
 
@@ -111,18 +154,30 @@ class Study:
         work: folder for pre-trained weights and logs.
         costs: file with the CPU seconds per step of each arm, measured once so that all later runs have equal budgets.
         pretraining_minutes: CPU time of each pre-training.
+        settings: what all arms change alike.
+        unlabelled_dirs: folders of further volumes for pre-training.
     """
 
-    def __init__(self, bundle: str, dataset_dir: str, work: Path, costs: Path, pretraining_minutes: float) -> None:
+    def __init__(
+        self,
+        bundle: str,
+        dataset_dir: str,
+        work: Path,
+        costs: Path,
+        pretraining_minutes: float,
+        settings: Settings = Settings(),
+        unlabelled_dirs: Sequence[str] = (),
+    ) -> None:
         self.bundle = ROOT / "bundles" / f"hybridmim_{bundle}_segmentation"
         self.dataset, self.dataset_dir, self.work, self.costs = bundle.rpartition("_")[0], dataset_dir, work, costs
-        self.pretraining_minutes = pretraining_minutes
+        self.pretraining_minutes, self.settings, self.unlabelled_dirs = pretraining_minutes, settings, unlabelled_dirs
         self.arms = read_arms()
 
     @cached_property
     def patients(self) -> Patients:
         """The three sets of patients."""
-        return Patients(self.dataset, self.dataset_dir)
+        counts = self.settings.test, self.settings.tuning
+        return Patients(self.dataset, self.dataset_dir, *counts, self.unlabelled_dirs)
 
     def pretraining_steps(self, name: str) -> int:
         """Return how many steps of an arm's pre-training fit into the CPU time; 0 for an arm without a pre-training."""
@@ -188,6 +243,7 @@ class Study:
             "epochs": steps // STEPS_PER_EPOCH,
             "steps_per_epoch": STEPS_PER_EPOCH,
             "val_interval": 10,
+            **self.settings.pretrain,
             **(arm.pretrain or {}),
         }
 
@@ -234,6 +290,7 @@ class Study:
             "learning_rate": cell.learning_rate,
             "epochs": cell.steps // STEPS_PER_EPOCH,
             "steps_per_epoch": STEPS_PER_EPOCH,
+            **self.settings.train,
             **(self.arms[cell.arm].train or {}),
         }
 
@@ -250,21 +307,32 @@ class Study:
         }
 
     def _run(self, configs: Sequence[str], folder: Path, overrides: Overrides) -> float:
-        """Run a bundle's config in this process and log its output to a file; return the CPU seconds of the run."""
+        """Run a bundle's config in this process and log its output to a file; return the CPU seconds of the run.
+
+        Raises:
+            StudyError: when the bundle refuses its input.
+        """
         from monai.bundle import ConfigWorkflow
 
         folder.mkdir(parents=True, exist_ok=True)
-        files = [str(self.bundle / "configs" / f"{name}.json") for name in configs]
-        with output_to(folder / f"{configs[-1]}.log"):
-            workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
-            workflow.initialize()
-            started = time.process_time()
+        files, log = [str(self.bundle / "configs" / f"{name}.json") for name in configs], folder / f"{configs[-1]}.log"
+        with output_to(log):
             try:
+                workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
+                workflow.initialize()
+                started = time.process_time()
                 workflow.run()
+                seconds = time.process_time() - started
+                workflow.finalize()
             except SystemExit as error:
-                raise RuntimeError(f"a run was stopped, its log is {folder / configs[-1]}.log") from error
-            workflow.finalize()
-        return time.process_time() - started
+                raise RuntimeError(f"a run was stopped, its log is {log}") from error
+            except Exception as error:
+                traceback.print_exc()  # MONAI wraps what the bundle's checks say
+                cause = root_cause(error)
+                if not isinstance(cause, (ValueError, OSError)):
+                    raise
+                raise StudyError(f"{configs[-1]}.json of {self.bundle.name}: {cause} (log: {log})") from None
+        return seconds
 
 
 def scores(path: Path, patients: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,13 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import few_labels
+import few_labels_cells
 import nibabel as nib
 import numpy as np
 import pytest
-from few_labels_cells import Cell, read_arms, scores
+from few_labels_cells import Cell, Settings, read_arms, scores
 from few_labels_nnunet import NnunetStudy
 from few_labels_patients import TEST, TUNING, Patients
 from few_labels_report import difference, read_scores, report, report_tuning
+
+from hybridmim_components.phantoms import write_phantoms
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "few_labels_msd_hippocampus_unet"
@@ -69,8 +73,102 @@ def test_too_few_cases_are_refused(tmp_path: Path) -> None:
     for part in ("imagesTr", "labelsTr"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "hippocampus_001.nii.gz").touch()
-    with pytest.raises(ValueError, match="needs at least 104 patients with labels, got 1"):
+    rule = "needs 60 test patients, 24 tuning patients and at least 4 others with labels in .*, got 1 in all"
+    with pytest.raises(ValueError, match=rule):
         Patients("msd_hippocampus", str(tmp_path))
+
+
+def test_more_labels_than_the_pool_has_are_refused(patients: Patients) -> None:
+    with pytest.raises(ValueError, match="labels must be at most 30, the patients of the pool, got 31"):
+        patients.labelled(31, seed=0)
+
+
+def settings_file(path: Path, **content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "must be a JSON object: "),
+        ("[1]", "with no other names than test, tuning, pretrain, train, got list"),
+        ('{"spacing": [4, 4, 4]}', "with no other names than test, tuning, pretrain, train, got spacing"),
+        ('{"test": 1}', "test must be at least 2 patients, got 1"),
+        ('{"tuning": "8"}', "tuning must be at least 2 patients, got '8'"),
+        ('{"train": 3}', "train must be a JSON object of overrides, got 3"),
+    ],
+)
+def test_unusable_settings_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(content)
+    with pytest.raises(SystemExit, match=re.escape(f"few_labels: {path}") + ".*" + re.escape(message)):
+        few_labels.settings_of(path, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_results_keep_their_settings_and_refuse_others(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    assert few_labels.settings_of(None, results) == Settings()
+    path = settings_file(tmp_path / "mine.json", test=5, tuning=3, train={"spacing": [4, 4, 4]})
+    settings = few_labels.settings_of(path, results)
+    assert settings == Settings(5, 3, {}, {"spacing": [4, 4, 4]})
+    assert few_labels.settings_of(None, results) == few_labels.settings_of(path, results) == settings
+    with pytest.raises(
+        SystemExit, match=r"were computed with .*settings.json, not .*other.json: give another --output"
+    ):
+        few_labels.settings_of(settings_file(tmp_path / "other.json", test=6), results)
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "tuning.csv").touch()
+    with pytest.raises(SystemExit, match="were computed without --settings: give another --output"):
+        few_labels.settings_of(path, tmp_path / "older")
+
+
+def test_a_stranger_measures_it_on_an_own_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From raw images to the table, all small: another bundle, own sets of patients, own network and further scans."""
+    folders = write_phantoms("msd_spleen", tmp_path / "data", 8, 0, 2, size=(24, 24, 16))
+    small = {
+        "roi_size": [32, 32, 32],
+        "spacing": [6, 6, 6],
+        "network_def#features": [4, 4, 4, 4, 4, 4],
+        "batch_size": 2,
+    }
+    settings = settings_file(tmp_path / "settings.json", test=2, tuning=2, pretrain=small, train=small)
+    for module in (few_labels, few_labels_cells):
+        monkeypatch.setattr(module, "STEPS_PER_EPOCH", 10)
+    output = tmp_path / "results"
+    places = {
+        "--bundle": "msd_spleen_unet",
+        "--dataset_dir": folders.dataset_dir,
+        "--unlabelled_dirs": folders.unlabelled_dir,
+        "--settings": settings,
+        "--output": output,
+        "--work": tmp_path / "work",
+    }
+    run = ["run", *(str(word) for pair in places.items() for word in pair), "--arms", "scratch", "hybridmim"]
+    run += "--labels 1 --steps 10 --pretraining_minutes 0.01 --seeds 1 --processes 1".split()
+    rates = [
+        {**Cell(arm, 1, seed, "tuning", 0.01, 10, 0).__dict__, "dice": 0.5}
+        for arm in ("scratch", "hybridmim")
+        for seed in few_labels.TUNING_SEEDS
+    ]
+    few_labels.settings_of(settings, output)
+    (output / "seconds_per_step.json").write_text('{"hybridmim": 0.06}')
+    few_labels.add_rows(output / "tuning.csv", rates)
+    message = r"few_labels: pretrain.json of .*: the contrastive loss needs crops .*\(log: "
+    with pytest.raises(SystemExit, match=message):
+        few_labels.main(run)  # one volume in a batch
+    small["crops_per_volume"] = 1
+    settings_file(settings, test=2, tuning=2, pretrain=small, train=small)
+    settings_file(output / "settings.json", test=2, tuning=2, pretrain=small, train=small)
+    few_labels.main(run)
+    rows = few_labels.read_rows(output / "cells.csv")
+    assert [(r["arm"], len(r["dice_by_patient"].split(";"))) for r in rows] == [("scratch", 2), ("hybridmim", 2)]
+    assert len(few_labels.read_rows(output / "pretraining.csv")) == 1
+    assert "| 1 | 10 | HybridMIM | 1 |" in (output / "table.md").read_text()
+    seen = few_labels._study.patients.unlabelled()
+    assert len(seen["training"]) == 3 + 2 and len(seen["validation"]) == 1 and len(seen["held_out"]) == 4
+    assert len({item["volume"] for part in ("training", "validation") for item in seen[part]}) == 6
 
 
 def test_each_arm_overrides_settings_that_the_bundle_has() -> None:
