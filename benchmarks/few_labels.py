@@ -240,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="+", default=["scratch", "masked_modelling", "hybridmim"], choices=read_arms())
     parser.add_argument("--labels", nargs="+", type=int, help="labelled patients; 0: all; default: 1 2 4 8, for tune 2")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="that tune compares")
-    parser.add_argument("--seeds", type=int, default=10, help="default: %(default)s")
+    parser.add_argument("--seeds", type=int, default=10, help="their number, for run and curve; default: %(default)s")
+    parser.add_argument("--only_seeds", nargs="+", type=int, help="these seeds instead of the first --seeds")
     parser.add_argument("--steps", nargs="+", type=int, default=[400], help="of fine-tuning; default: %(default)s")
     parser.add_argument("--pretraining_minutes", type=float, default=10, help="CPU time; default: %(default)s")
     parser.add_argument("--processes", type=int, default=2, help="one thread each")
@@ -295,7 +296,7 @@ def compute(options: argparse.Namespace, titles: Mapping[str, str]) -> None:
     budgets = list(itertools.product(options.labels, options.steps))
     rates = {(labels, steps): rates_of(options, labels, steps, tune) for labels, steps in budgets}
     measure(options.arms)
-    for seed in TUNING_SEEDS if tune else range(options.seeds):
+    for seed in TUNING_SEEDS if tune else options.only_seeds or range(options.seeds):
         cells = missing(cells_of_seed(seed, rates, scored), options.output / name)
         arms = list(dict.fromkeys(cell.arm for cell in cells))  # a seed that is complete needs no pre-training
         pretrain(arms, options.processes, seed, options.output / "pretraining.csv")

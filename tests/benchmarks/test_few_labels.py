@@ -146,7 +146,7 @@ def test_a_stranger_measures_it_on_an_own_data_set(tmp_path: Path, monkeypatch: 
         "--work": tmp_path / "work",
     }
     run = ["run", *(str(word) for pair in places.items() for word in pair), "--arms", "scratch", "hybridmim"]
-    run += "--labels 1 --steps 10 --pretraining_minutes 0.01 --seeds 1 --processes 1".split()
+    run += "--labels 1 --steps 10 --pretraining_minutes 0.01 --only_seeds 3 --processes 1".split()
     rates = [
         {**Cell(arm, 1, seed, "tuning", 0.01, 10, 0).__dict__, "dice": 0.5}
         for arm in ("scratch", "hybridmim")
@@ -163,7 +163,8 @@ def test_a_stranger_measures_it_on_an_own_data_set(tmp_path: Path, monkeypatch: 
     settings_file(output / "settings.json", test=2, tuning=2, pretrain=small, train=small)
     few_labels.main(run)
     rows = few_labels.read_rows(output / "cells.csv")
-    assert [(r["arm"], len(r["dice_by_patient"].split(";"))) for r in rows] == [("scratch", 2), ("hybridmim", 2)]
+    cells = [(r["arm"], r["seed"], len(r["dice_by_patient"].split(";"))) for r in rows]
+    assert cells == [("scratch", "3", 2), ("hybridmim", "3", 2)]
     assert len(few_labels.read_rows(output / "pretraining.csv")) == 1
     assert "| 1 | 10 | HybridMIM | 1 |" in (output / "table.md").read_text()
     seen = few_labels._study.patients.unlabelled()
