@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from hybridmim_components.weights.saving import (
+    checked_recipe,
     find_weights,
     how_to_get_weights,
     read_recipe,
@@ -17,6 +18,7 @@ from hybridmim_components.weights.transfer import LoadReport, adapt_stem, load_p
 __all__ = [
     "LoadReport",
     "adapt_stem",
+    "checked_recipe",
     "find_weights",
     "how_to_get_weights",
     "load_pretrained",

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,16 @@ from torch import Tensor, nn
 
 from hybridmim_components import __version__
 from hybridmim_components.system.files import read_json_object, save_tensors, write_text
-from hybridmim_components.weights.check import SEEN, require_plain_recipe, require_state_dict, require_uncompressed
+from hybridmim_components.weights.check import (
+    SEEN,
+    require_fitting_state,
+    require_plain_recipe,
+    require_state_dict,
+    require_uncompressed,
+)
 
 __all__ = [
+    "checked_recipe",
     "find_weights",
     "how_to_get_weights",
     "read_plain",
@@ -25,6 +33,8 @@ __all__ = [
     "save_weights",
     "seen_volumes",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def find_weights(path: str | Path, bundle_root: str | Path | None = None) -> Path:
@@ -53,6 +63,31 @@ def how_to_get_weights(bundle: str | Path) -> str:
     if (Path(bundle) / "large_files.yml").is_file():
         return f"python -m monai.bundle download_large_files --bundle_path {bundle} fetches them (it needs PyYAML)"
     return f"run {Path(bundle) / 'configs' / 'train.json'} first, which writes models/model.pt"
+
+
+def checked_recipe(network: nn.Module, path: str | Path) -> dict[str, Any]:
+    """Check that fine-tuned weights are there and fit their network, and return their recipe.
+
+    If there is no recipe, it is empty and the log warns.
+
+    Raises:
+        FileNotFoundError: when there are no weights; says how to get them.
+        ValueError: when the weights are unusable or do not fit.
+
+    Example:
+        >>> save_weights("model.pt", nn.Linear(2, 1), {"spacing": [1, 1, 1]}, bare=True)
+        >>> checked_recipe(nn.Linear(2, 1), "model.pt")["spacing"]
+        [1, 1, 1]
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no weights at {path}: {how_to_get_weights(Path(path).parent.parent)}, or set ckpt_dir"
+        )
+    state, recipe = read_weights(path)
+    require_fitting_state(network, state, path, str(recipe.get("network", "")))
+    if not recipe:
+        logger.warning("%s has no recipe beside it: its settings and what it has seen are unknown", path)
+    return recipe
 
 
 def save_weights(path: str | Path, network: nn.Module, recipe: Mapping[str, Any], bare: bool = False) -> None:

@@ -16,9 +16,8 @@ from torch import nn
 from hybridmim_components.data.inspection import inspect_volumes
 from hybridmim_components.data.volumes import VolumeRules, image_files
 from hybridmim_components.networks.backbones import check_crop_size
-from hybridmim_components.weights import how_to_get_weights, read_weights, recipe_differences, seen_volumes
+from hybridmim_components.weights import checked_recipe, recipe_differences, seen_volumes
 from hybridmim_components.weights.case_groups import GROUPS, group_cases
-from hybridmim_components.weights.check import require_fitting_state
 from hybridmim_components.workflow.leaks import Digests, Items, digests_of, names_of, refuse_seen, without_copies
 
 __all__ = ["check_evaluation", "check_pretraining", "check_training"]
@@ -259,18 +258,12 @@ def check_evaluation(
         {'hippocampus_3': 'unseen', 'hippocampus_4': 'unseen'}
     """
     check_crop_size(network, roi_size)
-    if not Path(model_path).is_file():
-        how = how_to_get_weights(Path(model_path).parent.parent)
-        raise FileNotFoundError(f"no weights at {model_path}: {how}, or set ckpt_dir")
+    recipe = checked_recipe(network, model_path)
     for folder in [report] if isinstance(report, str) else report or []:
         if not Path(folder).is_dir():
             raise FileNotFoundError(
                 f"report must be the folder of a run, or a list of these, got {Path(folder).resolve()}"
             )
-    state, recipe = read_weights(model_path)
-    require_fitting_state(network, state, model_path, str(recipe.get("network", "")))
-    if not recipe:
-        logger.warning("%s has no recipe beside it: what it has seen is unknown", model_path)
     for difference in recipe_differences(recipe, settings or {}):
         logger.warning("The weights were trained with other settings: %s", difference)
     _require_one_per_process(validation, "evaluation")

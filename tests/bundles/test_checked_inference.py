@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 from dicom_series import write_series
 from render_bundles import bundle_name
+from torch import nn
 
+from hybridmim_components.inference import require_trained_settings
 from hybridmim_components.phantoms import write_phantoms
+from hybridmim_components.weights import save_weights
 
 #: It holds weights.
 BUNDLE = Path(__file__).parents[2] / "bundles" / bundle_name("msd_hippocampus", "unet")
@@ -63,3 +66,29 @@ def test_an_output_dir_that_cannot_be_written_is_refused_before_any_image_is_rea
     done = monai_run(BUNDLE, ["inference", "checked_inference"], tmp_path, **places, device="cpu")
     message = f"error: output_dir must be a folder that can be written, got {tmp_path}/file"
     assert done.returncode == 1 and message in done.stderr and "volume(s)" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_spacing_other_than_in_training_is_refused_before_any_image_is_read(
+    images: Path, monai_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    places = {"image_dir": images, "output_dir": tmp_path / "masks"}
+    done = monai_run(BUNDLE, ["inference", "checked_inference"], tmp_path, **places, device="cpu", spacing=[2, 2, 2])
+    message = "error: inference needs the settings of training, but spacing was [1.0, 1.0, 1.0], is [2, 2, 2] (weights "
+    assert done.returncode == 1 and message in done.stderr and "volume(s)" not in done.stdout + done.stderr
+
+
+def test_weights_of_another_network_or_none_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network, path = nn.Linear(2, 1), tmp_path / "models" / "model.pt"
+    with pytest.raises(FileNotFoundError, match="no weights at .*model.pt: .*, or set ckpt_dir"):
+        require_trained_settings(network, path, {})
+    path.parent.mkdir()
+    save_weights(path, nn.Linear(3, 1), {"spacing": [1, 1, 1]}, bare=True)
+    with pytest.raises(ValueError, match="weights must fit network_def"):
+        require_trained_settings(network, path, {"spacing": [1, 1, 1]})
+    save_weights(path, network, {"spacing": [1, 1, 1], "epochs": 3}, bare=True)
+    require_trained_settings(network, path, {"spacing": (1.0, 1.0, 1.0), "intensity_range": [0, 1]})
+    assert not caplog.records
+    path.with_suffix(".json").unlink()
+    require_trained_settings(network, path, {"spacing": [2, 2, 2]})
+    assert "model.pt has no recipe beside it: its settings and what it has seen are unknown" in caplog.text
