@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,8 +46,27 @@ KNOWN = {
     "sample_mask": masking.sample_mask,
     "choose_region": partial_region.choose_region,
 }
-ROOMS = ("method", "networks", "weights", "data", "inference", "workflow", "store", "system", "report")
-CONFIGS = sorted(Path(__file__).parents[1].glob("bundles/*/configs/*.json"))
+ROOMS = (
+    "method",
+    "networks",
+    "weights",
+    "data",
+    "phantoms",
+    "inference",
+    "deployment",
+    "workflow",
+    "store",
+    "system",
+    "report",
+)
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(ROOT.glob("bundles/*/configs/*.json"))
+#: Public names of the reference without an example.
+WITHOUT = {
+    "system.allocator.keep_freed_memory",  # changes the memory of this process until its end
+    "weights.hub.pull",  # needs the internet
+    "weights.hub.push",  # needs the internet and an account
+}
 
 
 def modules() -> list[ModuleType]:
@@ -84,9 +104,19 @@ def named_by_the_configs() -> set[str]:
     return {name for thing in things if (name := defined(thing))}
 
 
+def documented() -> list[ModuleType]:
+    """The modules whose public names the reference pages list, but for those that need nnU-Net."""
+    pages = sorted(ROOT.glob("docs/reference/*.md"))
+    names = [n for page in pages for n in re.findall(r"automodule:: (\S+)", page.read_text(encoding="utf-8"))]
+    return [importlib.import_module(name) for name in names if "nnunet" not in name]
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_it_gives_what_it_shows(example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # a bundle's configs where they are for a reader in the root of the repository; a copy, so that none can be changed
+    for name in set(re.findall(r"bundles/\w+", example.docstring or "")):
+        shutil.copytree(ROOT / name / "configs", tmp_path / name / "configs")
     torch.manual_seed(0)
     told: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
@@ -101,10 +131,17 @@ def test_every_public_name_of_the_method_has_one() -> None:
             assert names - SHOWN <= {None}
 
 
+def test_every_public_name_of_the_reference_has_one() -> None:
+    shown = documented()
+    assert {"hybridmim_components.data", "hybridmim_components.deployment"} <= {module.__name__ for module in shown}
+    names = {defined(getattr(module, name)) for module in shown for name in module.__all__}
+    assert names - SHOWN - {None} == WITHOUT
+
+
 def test_every_name_that_a_config_uses_has_one() -> None:
     named = named_by_the_configs()
     assert {"data.volumes.VolumeRules", "workflow.engines.metrics.loss_of", "workflow.distributed.stop"} <= named
     assert named - SHOWN == {
-        "system.allocator.keep_freed_memory",  # changes the memory of this process until its end
+        "system.allocator.keep_freed_memory",  # as above
         "system.errors.shorten_tracebacks",  # acts only where an error ends python -m monai.bundle
     }

@@ -116,6 +116,14 @@ def find_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] 
     Raises:
         ValueError: when the data set is unknown or has no modalities to choose from, or two files have the same name.
         FileNotFoundError: when the folder, or a part of its layout, does not exist.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_msd_spleen
+        >>> _ = write_msd_spleen("data", num_training=3, num_test=0, size=(16, 16, 16))
+        >>> Path("data/labelsTr/spleen_2.nii.gz").unlink()
+        >>> found = find_cases("msd_spleen", "data")
+        >>> [case["case_id"] for case in found.cases], found.problems
+        (['spleen_1', 'spleen_3'], ['no label in data/labelsTr for spleen_2'])
     """
     known, root = dataset_of(dataset), Path(dataset_dir)
     if modalities is not None and not known.modalities:
@@ -158,6 +166,13 @@ def read_cases(dataset: str, dataset_dir: str | Path, modalities: Sequence[str] 
     Raises:
         ValueError: as :func:`find_cases`, and when a case is incomplete.
         FileNotFoundError: as :func:`find_cases`.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_brats2020
+        >>> _ = write_brats2020("data", num_training=1, num_test=0, size=(16, 16, 16))
+        >>> (case,) = read_cases("brats2020", "data/MICCAI_BraTS2020_TrainingData", modalities=["flair", "t1ce"])
+        >>> case["case_id"], [Path(file).name for file in case["image"]]
+        ('BraTS20_Training_001', ['BraTS20_Training_001_flair.nii.gz', 'BraTS20_Training_001_t1ce.nii.gz'])
     """
     found = find_cases(dataset, dataset_dir, modalities)
     if found.problems:

@@ -51,6 +51,16 @@ def inspect_volumes(
 
     Raises:
         ValueError: when volumes are unusable; names every such file and what is wrong with it.
+
+    Example:
+        >>> nib.save(nib.Nifti1Image(np.arange(64.0).reshape(4, 4, 4), np.eye(4)), "scan.nii")
+        >>> nib.save(nib.Nifti1Image(np.zeros((4, 4, 4)), np.eye(4)), "empty.nii")
+        >>> [(files, len(digests)) for files, digests in inspect_volumes([{"image": "scan.nii"}]).items()]
+        [(('scan.nii',), 1)]
+        >>> inspect_volumes([{"image": "scan.nii"}, {"image": "empty.nii"}])
+        Traceback (most recent call last):
+        ValueError: 1 of 2 volume(s) cannot be used:
+          image must hold more than one value, got 0 in every voxel of empty.nii
     """
     if idist.get_rank() > 0 and cache_file is not None:
         idist.barrier()  # rank 0 reads for all

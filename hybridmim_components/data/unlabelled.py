@@ -61,6 +61,16 @@ def find_volumes(
     Raises:
         FileNotFoundError: when a folder does not exist or holds no volume.
         ValueError: when cases lack one of ``modalities``, or a path is not plain text.
+
+    Example:
+        >>> for name in ("ct.nii.gz", "ct_seg.nii.gz", "labels/ct.nii.gz", "mr_t1ce.nii", "mr_flair.nii"):
+        ...     Path("scans", name).parent.mkdir(parents=True, exist_ok=True)
+        ...     Path("scans", name).touch()
+        >>> [Path(file).name for file in find_volumes("scans")]  # no label map
+        ['ct.nii.gz', 'mr_flair.nii', 'mr_t1ce.nii']
+        >>> ct, mr = find_volumes("scans", modalities=["t1ce", "flair"])
+        >>> [Path(file).name for file in mr]
+        ['mr_t1ce.nii', 'mr_flair.nii']
     """
     wanted = None if modalities is None else _checked(modalities)
     files: set[Path] = set()

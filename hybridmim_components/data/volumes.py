@@ -87,6 +87,14 @@ def read_volume(image: Image, kind: str = "image", rules: VolumeRules | None = N
         ValueError: when the header claims too much, or the volume cannot be read, has the wrong number of channels, has
             a spacing that no image of a body has, is empty or constant, holds NaN or infinite voxels, or has modalities
             on different grids.
+
+    Example:
+        >>> nib.save(nib.Nifti1Image(np.arange(24.0).reshape(2, 3, 4), np.diag([-1, -1, 2, 1])), "scan.nii")  # in LPS
+        >>> volume = read_volume("scan.nii")
+        >>> volume.shape, volume.pixdim.tolist()
+        (torch.Size([1, 2, 3, 4]), [1.0, 1.0, 2.0])
+        >>> float(volume[0, 0, 0, 0]), float(volume[0, -1, -1, 0])  # the first stored voxel comes last along both axes
+        (20.0, 0.0)
     """
     rules = rules or VolumeRules()
     paths = image_files(image)
@@ -174,6 +182,15 @@ def fingerprint(image: torch.Tensor) -> str:
 
     Returns:
         64 hexadecimal digits. They tell nothing about the patient and do not depend on the file's name.
+
+    Example:
+        >>> scan = nib.Nifti1Image(np.arange(24.0).reshape(2, 3, 4), np.eye(4))
+        >>> nib.save(scan, "scan.nii")
+        >>> nib.save(scan.as_reoriented([[0, -1], [1, 1], [2, 1]]), "copy.nii.gz")
+        >>> fingerprint(read_volume("scan.nii")) == fingerprint(read_volume("copy.nii.gz"))
+        True
+        >>> fingerprint(read_volume("scan.nii")) == fingerprint(read_volume("scan.nii") + 1)
+        False
     """
     values = np.asarray(image)
     peak = np.abs(values).max(initial=0)

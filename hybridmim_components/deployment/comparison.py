@@ -22,7 +22,12 @@ __all__ = ["Comparison", "compare", "phantom_images"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference between the logits of two runtimes."""
+    """Difference between the logits of two runtimes.
+
+    Example:
+        >>> Comparison(0.0002, 1.0).worst(Comparison(0.0001, 0.999))
+        Comparison(max_difference=0.0002, agreement=0.999)
+    """
 
     max_difference: float
     """Largest absolute difference."""
@@ -44,6 +49,13 @@ def compare(expected: Tensor, logits: Tensor, overlapping: bool) -> Comparison:
 
     Raises:
         ValueError: when the shapes differ.
+
+    Example:
+        >>> expected = torch.tensor([2.0, 0.0, 1.0, 0.5]).reshape(1, 2, 2, 1, 1)  # two channels of two voxels
+        >>> compare(expected, expected + 0.25, overlapping=False)
+        Comparison(max_difference=0.25, agreement=1.0)
+        >>> compare(expected, expected - 0.5, overlapping=True)  # the second voxel gets no label any more
+        Comparison(max_difference=0.5, agreement=0.5)
     """
     if expected.shape != logits.shape:
         raise ValueError(f"logits must have the shape {tuple(expected.shape)}, got {tuple(logits.shape)}")
@@ -65,6 +77,16 @@ def phantom_images(bundle: TrainedBundle, batch_size: int, size: Sequence[int], 
 
     Returns:
         Images (B, C, H, W, D).
+
+    Example:
+        >>> from hybridmim_components.weights import save_weights
+        >>> save_weights("model.pt", BasicUNet(features=(4, 4, 4, 4, 4, 4)), {})
+        >>> overrides = {"network_def#features": [4, 4, 4, 4, 4, 4]}
+        >>> folder = "bundles/hybridmim_msd_spleen_unet_segmentation"
+        >>> bundle = TrainedBundle.load(folder, "model.pt", overrides=overrides)
+        >>> images = phantom_images(bundle, batch_size=2, size=(16, 16, 16))
+        >>> tuple(images.shape), images.min().item(), images.max().item()  # HU scaled to 0..1
+        ((2, 1, 16, 16, 16), 0.0, 1.0)
     """
     steps = bundle.config["preprocessing"]["transforms"]
     parser = ConfigParser({**bundle.config, "intensities": [s for s in steps if "Intensity" in s["_target_"]]})

@@ -30,7 +30,15 @@ Runtime = Callable[[Tensor], Tensor]
 
 
 class DeploymentFormat(ABC):
-    """Base class of the file formats. ``suffixes`` lists the files of an export; users open the last one."""
+    """Base class of the file formats. ``suffixes`` lists the files of an export; users open the last one.
+
+    Example:
+        >>> for form in FORMATS.values():
+        ...     print(form.name, *form.suffixes, "needs", *(form.packages or ["nothing else"]))
+        torchscript .ts needs nothing else
+        onnx .onnx needs onnx onnxscript onnxruntime
+        openvino .bin .xml needs openvino
+    """
 
     name: str
     suffixes: tuple[str, ...]

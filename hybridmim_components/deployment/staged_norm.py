@@ -21,6 +21,11 @@ class StagedInstanceNorm(nn.Module):
 
     Args:
         norm: the layer to replace, without running statistics.
+
+    Example:
+        >>> norm, crop = nn.InstanceNorm3d(2, affine=True), torch.rand(1, 2, 8, 8, 8)
+        >>> torch.allclose(StagedInstanceNorm(norm)(crop), norm(crop), atol=1e-5)
+        True
     """
 
     def __init__(self, norm: nn.InstanceNorm3d) -> None:
@@ -43,7 +48,15 @@ class StagedInstanceNorm(nn.Module):
 
 
 def with_staged_norms(network: nn.Module) -> nn.Module:
-    """Copy a network and replace its instance normalisations; the weights keep their values."""
+    """Copy a network and replace its instance normalisations; the weights keep their values.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.InstanceNorm3d(2))
+        >>> [type(layer).__name__ for layer in with_staged_norms(network)]
+        ['Conv3d', 'StagedInstanceNorm']
+        >>> type(network[1]).__name__  # the network itself stays as it is
+        'InstanceNorm3d'
+    """
     copy = deepcopy(network)
     for module in list(copy.modules()):
         for name, child in list(module.named_children()):

@@ -28,7 +28,17 @@ RESIZABLE = (BasicUNet, DynUNet)
 
 @dataclass(frozen=True)
 class TrainedBundle:
-    """A bundle's network with trained weights, on the CPU in evaluation mode, and the settings that belong to it."""
+    """A bundle's network with trained weights, on the CPU in evaluation mode, and the settings that belong to it.
+
+    Example:
+        >>> from hybridmim_components.weights import save_weights
+        >>> save_weights("model.pt", BasicUNet(features=(4, 4, 4, 4, 4, 4)), {})
+        >>> overrides = {"network_def#features": [4, 4, 4, 4, 4, 4]}
+        >>> folder = "bundles/hybridmim_msd_spleen_unet_segmentation"
+        >>> bundle = TrainedBundle.load(folder, "model.pt", roi_size=(32, 32, 32), overrides=overrides)
+        >>> bundle.roi_size, bundle.stride, bundle.resizable, bundle.out_channels
+        ((32, 32, 32), 16, True, 2)
+    """
 
     network: nn.Module
     config: dict[str, Any]

@@ -92,7 +92,16 @@ class Backbone(ABC):
 
 
 class BasicUNetBackbone(Backbone):
-    """``monai.networks.nets.BasicUNet``: five levels, with a 2x max pooling before each but the first."""
+    """``monai.networks.nets.BasicUNet``: five levels, with a 2x max pooling before each but the first.
+
+    Example:
+        >>> network = BasicUNet(features=(4, 4, 4, 4, 4, 4))
+        >>> backbone_of(network).strides(network)
+        (16, 16, 16)
+        >>> network(torch.rand(1, 1, 33, 20, 18)).shape  # a crop need not be a multiple of the stride
+        torch.Size([1, 2, 33, 20, 18])
+        >>> check_crop_size(network, (33, 20, 18))
+    """
 
     network_class = BasicUNet
     output_layer = "final_conv"
@@ -135,6 +144,15 @@ class DynUNetBackbone(Backbone):
 
     It must be built without deep supervision. Each name of a weight stands twice in its state dict, the second time
     below ``skip_layers``.
+
+    Example:
+        >>> strides = [1, 2, (2, 2, 1)]
+        >>> network = DynUNet(3, 1, 2, kernel_size=[3, 3, 3], strides=strides, upsample_kernel_size=strides[1:])
+        >>> backbone_of(network).strides(network)
+        (4, 4, 2)
+        >>> check_crop_size(network, (32, 32, 31))
+        Traceback (most recent call last):
+        ValueError: roi_size must be a multiple of DynUNet's total stride (4, 4, 2), got [32, 32, 31]
     """
 
     network_class = DynUNet
@@ -172,7 +190,14 @@ class DynUNetBackbone(Backbone):
 
 
 class SwinUNETRBackbone(Backbone):
-    """``monai.networks.nets.SwinUNETR``: Swin stages at strides 2 to 32, residual blocks on every skip."""
+    """``monai.networks.nets.SwinUNETR``: Swin stages at strides 2 to 32, residual blocks on every skip.
+
+    Example:
+        >>> network = SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+        >>> backbone = backbone_of(network)
+        >>> backbone.total_stride(network), backbone.channels(network), backbone.output_layer
+        (32, (1, 192, 12), 'out')
+    """
 
     network_class = SwinUNETR
     output_layer = "out"

@@ -44,6 +44,13 @@ class PhantomFolders(NamedTuple):
         dataset_dir: folder for the setting ``dataset_dir`` of the bundles.
         image_dir: test images without labels, for inference. It exists only if there are any.
         unlabelled_dir: volumes for pre-training.
+
+    Example:
+        >>> folders = write_phantoms("btcv", "data", num_training=2, num_test=0, num_unlabelled=1, size=(16, 16, 16))
+        >>> [str(folder) for folder in folders]
+        ['data/RawData/Training', 'data/RawData/Testing/img', 'data/unlabelled']
+        >>> folders.dataset_dir.is_dir(), folders.image_dir.is_dir()
+        (True, False)
     """
 
     dataset_dir: Path
@@ -106,6 +113,13 @@ def write_phantoms(
 
     Raises:
         ValueError: when an argument is out of range or a folder holds anything else.
+
+    Example:
+        >>> folders = write_phantoms("msd_spleen", "data", num_training=2, num_unlabelled=1, size=(16, 16, 16))
+        >>> print(folders.dataset_dir, folders.image_dir)
+        data/Task09_Spleen data/Task09_Spleen/imagesTs
+        >>> [path.name for path in folders.unlabelled_dir.glob("*.nii.gz")]
+        ['phantom_1.nii.gz']
     """
     if dataset not in _LAYOUTS:
         raise ValueError(f"dataset must be one of {tuple(_LAYOUTS)}, got {dataset!r}")

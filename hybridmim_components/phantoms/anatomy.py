@@ -24,6 +24,13 @@ Organ = IntEnum(
     "BOWEL HEART OESOPHAGUS PORTAL_VEIN ADRENAL_RIGHT ADRENAL_LEFT LIVER_TUMOUR",
     start=0,
 )
+Organ.__doc__ = """Codes of the organs and tissues in the map that :func:`abdomen_phantom` draws.
+
+Example:
+    >>> image, organs = abdomen_phantom(np.random.default_rng(0), size=(32, 32, 32))
+    >>> [organ.name for organ in (Organ.LIVER, Organ.LIVER_TUMOUR) if (organs == organ).any()]  # no extras
+    ['LIVER']
+"""
 #: Organs painted on request, in this order. Nothing hides this pancreas, and the portal vein includes the splenic vein.
 EXTRAS = (
     Organ.PANCREAS,
@@ -160,6 +167,13 @@ def abdomen_phantom(
 
     Raises:
         ValueError: when size, spacing or extras is out of range.
+
+    Example:
+        >>> image, organs = abdomen_phantom(np.random.default_rng(0), size=(32, 32, 32))
+        >>> image.shape, image.dtype
+        ((32, 32, 32), dtype('int16'))
+        >>> bool(image[organs == Organ.LUNG].mean() < image[organs == Organ.LIVER].mean())
+        True
     """
     check_grid(size, spacing)
     if not set(extras) <= set(EXTRAS):

@@ -77,6 +77,13 @@ def brain_phantom(
 
     Raises:
         ValueError: when size or spacing is out of range.
+
+    Example:
+        >>> images, label = brain_phantom(np.random.default_rng(0), size=(32, 32, 32))
+        >>> images.shape, np.unique(label).tolist()
+        ((4, 32, 32, 32), [0, 1, 2, 4])
+        >>> MODALITIES[images[:, label == 4].mean(1).argmax()]  # the sequence in which the rim is brightest
+        't1ce'
     """
     check_grid(size, spacing)
     canvas = _Canvas(rng, size, spacing)

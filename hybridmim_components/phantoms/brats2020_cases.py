@@ -44,6 +44,11 @@ def write_brats2020(
 
     Raises:
         ValueError: when an argument is out of range or the folder holds anything else.
+
+    Example:
+        >>> root = write_brats2020("data", num_training=1, num_test=0, size=(16, 16, 16))
+        >>> [path.name for path in sorted(root.glob("MICCAI_BraTS2020_TrainingData/BraTS20_Training_001/*_t1*"))]
+        ['BraTS20_Training_001_t1.nii.gz', 'BraTS20_Training_001_t1ce.nii.gz']
     """
     check_count("num_training", num_training, 1)
     check_count("num_test", num_test, 0)
@@ -71,6 +76,11 @@ def write_unlabelled_brains(
     """Write brains without labels, phantom_1/phantom_1_flair.nii.gz and so on.
 
     Arguments, result and errors are those of :func:`write_unlabelled`.
+
+    Example:
+        >>> folder = write_unlabelled_brains("volumes", 1, size=(16, 16, 16))
+        >>> [path.name for path in sorted(folder.glob("phantom_1/*_t1*"))]
+        ['phantom_1_t1.nii.gz', 'phantom_1_t1ce.nii.gz']
     """
     check_count("num_volumes", num_volumes, 1)
     manifest = {**ABOUT_MR, "numVolumes": num_volumes, "phantom": grid_parameters(seed, size, spacing)}

@@ -62,6 +62,12 @@ def write_msd_spleen(
 
     Raises:
         ValueError: when an argument is out of range or the folder holds anything else.
+
+    Example:
+        >>> folder = write_msd_spleen("data", num_training=2, num_test=1, size=(16, 16, 16))
+        >>> sorted(str(path.relative_to(folder)) for path in folder.rglob("*.nii.gz"))
+        ['imagesTr/spleen_1.nii.gz', 'imagesTr/spleen_2.nii.gz', 'imagesTs/spleen_3.nii.gz',
+         'labelsTr/spleen_1.nii.gz', 'labelsTr/spleen_2.nii.gz']
     """
     labels = {"spleen": Organ.SPLEEN}
     return _write_ct_task(dataset_dir, "spleen", labels, (num_training, num_test), (seed,), size, spacing)
@@ -78,6 +84,12 @@ def write_msd_liver(
     """Write phantoms in the layout of Task03 of the Decathlon. Label 1 is the liver, label 2 its one to four tumours.
 
     Arguments, result and errors are those of :func:`write_msd_spleen`. The two data sets have no case in common.
+
+    Example:
+        >>> folder = write_msd_liver("data", num_training=1, num_test=0, size=(32, 32, 32))
+        >>> label = nib.load(folder / "labelsTr" / "liver_1.nii.gz")
+        >>> np.unique(label.dataobj).tolist()
+        [0, 1, 2]
     """
     labels = {"liver": Organ.LIVER, "cancer": Organ.LIVER_TUMOUR}
     return _write_ct_task(dataset_dir, "liver", labels, (num_training, num_test), (seed, 2), size, spacing)
@@ -107,6 +119,11 @@ def write_btcv(
 
     Raises:
         ValueError: when an argument is out of range or the folder holds anything else.
+
+    Example:
+        >>> root = write_btcv("RawData", num_training=5, num_test=0, size=(16, 16, 16))
+        >>> sorted(path.name for path in root.glob("Training/img/*"))  # the last one is for validation
+        ['img0001.nii.gz', 'img0002.nii.gz', 'img0003.nii.gz', 'img0004.nii.gz', 'img0035.nii.gz']
     """
     check_count("num_training", num_training, 2, 30)
     check_count("num_test", num_test, 0, 20)
@@ -146,6 +163,13 @@ def write_unlabelled(
 
     Raises:
         ValueError: when an argument is out of range or the folder holds anything else.
+
+    Example:
+        >>> folder = write_unlabelled("volumes", 2, size=(16, 16, 16))
+        >>> for path in sorted(folder.glob("*.nii.gz")):
+        ...     print(path.name, *nib.aff2axcodes(nib.load(path).affine))
+        phantom_1.nii.gz L P S
+        phantom_2.nii.gz L A S
     """
     check_count("num_volumes", num_volumes, 1)
     manifest = {**ABOUT, "numVolumes": num_volumes, "phantom": grid_parameters(seed, size, spacing)}

@@ -37,6 +37,14 @@ def hippocampus_phantom(
 
     Raises:
         ValueError: when size or spacing is out of range.
+
+    Example:
+        >>> image, label = hippocampus_phantom(np.random.default_rng(0), size=(32, 48, 32), spacing=(1, 1, 1))
+        >>> image.shape, np.unique(label).tolist()
+        ((32, 48, 32), [0, 1, 2])
+        >>> anterior, posterior = (np.nonzero(label == value)[1].mean() for value in (1, 2))
+        >>> bool(anterior > posterior)  # the second axis grows towards the front
+        True
     """
     check_grid(size, spacing)
     axes = [(np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(size, spacing, strict=True)]
@@ -69,6 +77,11 @@ def write_msd_hippocampus(
     """Write phantoms in the layout of Task04 of the Decathlon: label 1 is the anterior hippocampus, 2 the posterior.
 
     Arguments, result and errors are those of :func:`.ct_datasets.write_msd_spleen`.
+
+    Example:
+        >>> folder = write_msd_hippocampus("data", num_training=2, num_test=1, size=(16, 16, 16))
+        >>> sorted(str(path.relative_to(folder)) for path in folder.rglob("images*/*"))
+        ['imagesTr/hippocampus_1.nii.gz', 'imagesTr/hippocampus_2.nii.gz', 'imagesTs/hippocampus_3.nii.gz']
     """
     counts, names = (num_training, num_test), ("Anterior", "Posterior")
     return write_msd(
@@ -91,6 +104,11 @@ def write_unlabelled_hippocampi(
     """Write phantoms without labels.
 
     Arguments, result and errors are those of :func:`.ct_datasets.write_unlabelled`.
+
+    Example:
+        >>> folder = write_unlabelled_hippocampi("volumes", 2, size=(16, 16, 16))
+        >>> sorted(path.name for path in folder.iterdir())
+        ['phantom_1.nii.gz', 'phantom_2.nii.gz', 'phantoms.json']
     """
     check_count("num_volumes", num_volumes, 1)
     manifest = {**ABOUT_MR, "numVolumes": num_volumes, "phantom": grid_parameters(seed, size, spacing)}

@@ -44,6 +44,14 @@ class CaseVolumes:
         voxel_ml: volume of a voxel of the original label, in ml.
         truth_ml: volume of all labels of the original truth, in ml.
         predicted_ml: the same of the prediction.
+
+    Example:
+        >>> nib.save(nib.Nifti1Image(np.arange(64.0).reshape(4, 4, 4), np.eye(4)), "scan.nii")
+        >>> nib.save(nib.Nifti1Image(np.eye(4)[:, :, None].repeat(4, 2), np.eye(4)), "label.nii")
+        >>> case = read_case("scan.nii", "label.nii", "label.nii", hounsfield=True)
+        >>> truth = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(case.truth)))
+        >>> truth.shape, int(np.sum(truth.dataobj))
+        ((4, 4, 4), 16)
     """
 
     images: tuple[str, ...]
@@ -81,6 +89,16 @@ def read_case(
         FileNotFoundError: when a file is missing.
         ValueError: when a file cannot be read, label or mask does not lie on the grid of the image, or a label value is
             not in 0..255; names the file.
+
+    Example:
+        >>> label = np.zeros((10, 10, 10))
+        >>> label[:2] = 1
+        >>> volumes = {"scan": np.arange(1000.0).reshape(10, 10, 10), "label": label, "mask": label[::-1]}
+        >>> for name, values in volumes.items():
+        ...     nib.save(nib.Nifti1Image(values, np.eye(4)), f"{name}.nii")
+        >>> case = read_case("scan.nii", "label.nii", "mask.nii", hounsfield=True)
+        >>> case.truth_ml, case.predicted_ml, case.focus, case.reduced
+        (0.2, 0.2, (0, 0, 0), False)
     """
     if not Path(prediction).is_file():
         raise FileNotFoundError(f"no mask {prediction}")

@@ -59,6 +59,11 @@ def draw_overview(
 
     Raises:
         FileNotFoundError: when a step has not run.
+
+    Example:
+        >>> draw_overview("run", "msd_spleen", "data")  # before the first step has run
+        Traceback (most recent call last):
+        FileNotFoundError: no previews in run/pretrain: run configs/pretrain.json first
     """
     run = Path(run_dir)
     previews = sorted((run / "pretrain" / "previews").glob("epoch_*.png"))
@@ -83,10 +88,26 @@ def draw_overview(
 
 
 def summary(run_dir: str | Path) -> str:
-    """Return a table of a run as text: start and end of each loss, Dice and HD95 per class, and the path of each file.
+    r"""Return a table of a run as text: start and end of each loss, Dice and HD95 per class, and the path of each file.
 
     Starts and ends are means over the first and the last tenth of the epochs, since single epochs are noisy. A share of
     guessing is a loss divided by the loss of a guess that ignores the image. 1 means that nothing was learnt.
+
+    Example:
+        >>> from hybridmim_components.system.files import write_text
+        >>> write_text("run/pretrain/training.csv", "train_loss,number,number_share\n2.0,1.9,0.97\n1.2,0.8,0.41")
+        >>> write_text("run/pretrain/validation.csv", "val_masked_error_share\n0.8\n0.1")
+        >>> write_text("run/train/training.csv", "train_loss\n1.5\n0.6")
+        >>> scores = "figures,class,dice,hd95_mm,cases\nunseen,spleen,0.93,2.5,9"
+        >>> write_text("run/evaluate/evaluation_summary.csv", scores)
+        >>> print(summary("run"))
+                                                                 start       end
+        pre-training, train_loss                                2.0000    1.2000
+        pre-training, number, share of guessing                 0.9700    0.4100
+        held-out masked error, share of guessing                0.8000    0.1000
+        fine-tuning, train_loss                                 1.5000    0.6000
+        evaluation                                                Dice   HD95 mm   cases
+        spleen (unseen)                                         0.9300      2.50       9
     """
     run = Path(run_dir)
     pretraining, validation = (read_table(run / "pretrain" / f"{n}.csv") for n in ("training", "validation"))

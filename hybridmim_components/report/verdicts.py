@@ -29,6 +29,15 @@ class CaseScores:
         dice: mean Dice of the classes that the label contains; NaN if it contains none.
         hd95_mm: mean HD95 of the same classes, in mm.
         group: what the weights have seen of the case, see :data:`.case_groups.GROUPS`.
+
+    Example:
+        >>> row = {"case": "a", "hd95_mm": "2.0", "label_voxels": "50", "figures": "unseen"}
+        >>> rows = [{**row, "class": "liver", "dice": "0.9"}, {**row, "class": "tumour", "dice": "0.5"}]
+        >>> score = case_scores(rows)["a"]
+        >>> score.dice, score.hd95_mm
+        (0.7, 2.0)
+        >>> score.truth
+        ('unseen', ('liver', '50'), ('tumour', '50'))
     """
 
     rows: Sequence[Row]
@@ -51,6 +60,13 @@ class Difference:
         low: lower end of the interval; NaN if there are fewer than 10 cases, for which it would be too narrow.
         high: upper end.
         cases: number of cases that were compared.
+
+    Example:
+        >>> first = {f"case_{n}": CaseScores([], 0.8 + n / 50, 2.0, "unseen") for n in range(10)}
+        >>> second = {name: CaseScores([], 0.8, 2.0, "unseen") for name in first}
+        >>> found = paired_difference(first, second)
+        >>> print(f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f}) over {found.cases} cases")
+        0.09 (0.05 to 0.13) over 10 cases
     """
 
     mean: float
@@ -64,6 +80,12 @@ def case_scores(rows: Sequence[Row]) -> dict[str, CaseScores]:
 
     That is the lowest Dice. A case whose truth is empty has no Dice: it comes first if something was segmented in it,
     and else last.
+
+    Example:
+        >>> row = {"class": "spleen", "hd95_mm": "2.0", "label_voxels": "50", "pred_voxels": "48", "figures": "unseen"}
+        >>> scores = case_scores([{**row, "case": "a", "dice": "0.9"}, {**row, "case": "b", "dice": "0.5"}])
+        >>> {name: score.dice for name, score in scores.items()}
+        {'b': 0.5, 'a': 0.9}
     """
     by_case: dict[str, list[Row]] = {}
     for row in rows:
@@ -91,6 +113,12 @@ def paired_difference(first: Mapping[str, CaseScores], second: Mapping[str, Case
 
     A case counts if both runs scored it against the same classes of the same sizes, and if what the weights have seen
     of it is the same.
+
+    Example:
+        >>> first = {"a": CaseScores([], 0.75, 2.0, "unseen"), "b": CaseScores([], 0.5, 3.0, "unseen")}
+        >>> second = {"a": CaseScores([], 0.5, 4.0, "unseen"), "b": CaseScores([], 0.5, 3.0, "training")}
+        >>> paired_difference(first, second)  # case b does not count
+        Difference(mean=0.25, low=nan, high=nan, cases=1)
     """
     common = [(first[name], second[name]) for name in first if name in second]
     differences = [one.dice - other.dice for one, other in common if one.truth == other.truth and one.dice == one.dice]

@@ -35,6 +35,17 @@ class StoreDataset(LazyCrops):
         roi_size: size of a crop in voxels.
         crops_per_volume: number of random crops of each volume; None: one crop in the middle of its foreground.
         transform: applied to each crop.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_unlabelled
+        >>> from hybridmim_components.store import StoreSettings, open_pool, prepare_store
+        >>> _ = write_unlabelled("volumes", 2, size=(16, 16, 16))
+        >>> settings = {"spacing": (3, 3, 4), "intensity_range": (-57, 164)}
+        >>> _ = prepare_store("volumes", "store", StoreSettings(**settings), num_workers=0)
+        >>> training, _, _ = open_pool("store", val_fraction=0.5, split_seed=0, **settings).split(without=[])
+        >>> crops = StoreDataset(training, roi_size=(8, 8, 8), crops_per_volume=3)
+        >>> len(crops), [tuple(crop["image"].shape) for crop in crops[0]]
+        (1, [(1, 8, 8, 8), (1, 8, 8, 8), (1, 8, 8, 8)])
     """
 
     data: StoredVolumes

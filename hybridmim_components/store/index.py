@@ -41,6 +41,16 @@ class PreparedStore:
 
     Raises:
         ValueError: when the store has no index.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_unlabelled
+        >>> from hybridmim_components.store import prepare_store
+        >>> _ = write_unlabelled("volumes", 2, size=(16, 16, 16))
+        >>> settings = StoreSettings(spacing=(3, 3, 4), intensity_range=(-57, 164))
+        >>> _ = prepare_store("volumes", "store", settings, num_workers=0)
+        >>> store = PreparedStore(StorePlace("store"), settings)
+        >>> len(store.rows), bool(0 < store.foreground(0).sum() < store.rows[0]["shape"].prod())
+        (2, True)
     """
 
     def __init__(self, place: StorePlace, settings: StoreSettings) -> None:
@@ -89,6 +99,19 @@ def open_store(
     Raises:
         ValueError: when there is no store or no index, a package that reads it is missing, or a setting of the run
             differs from the store's. The message names it.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_unlabelled
+        >>> from hybridmim_components.store import prepare_store
+        >>> _ = write_unlabelled("volumes", 2, size=(16, 16, 16))
+        >>> settings = {"spacing": (3, 3, 4), "intensity_range": (-57, 164)}
+        >>> _ = prepare_store("volumes", "store", StoreSettings(**settings), num_workers=0)
+        >>> len(open_store("store", **settings).rows)
+        2
+        >>> open_store("store", spacing=(3, 3, 4), intensity_range=(0, 164))
+        Traceback (most recent call last):
+        ValueError: the store store was prepared with other settings, the run has intensity_range [0, 164] instead of
+        [-57, 164]: set the same in both, or prepare another store
     """
     if not url:
         raise ValueError("cache 'store' needs store, what `python -m hybridmim_components prepare` wrote, got none")

@@ -67,6 +67,18 @@ def prepare_store(
         OSError: when the store is a folder that cannot be written to, or into which another process prepares volumes.
         ValueError: when part is not a share, the store was made with other settings, a package is missing, a process
             died, or volumes are unusable. In the last case, the other volumes are done, but the index is not renewed.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_unlabelled
+        >>> _ = write_unlabelled("volumes", 2, size=(16, 16, 16))
+        >>> settings = StoreSettings(spacing=(3, 3, 4), intensity_range=(-57, 164))
+        >>> prepare_store("volumes", "store", settings, num_workers=0)
+        2
+        >>> other = StoreSettings(spacing=(3, 3, 4), intensity_range=(-175, 250))
+        >>> prepare_store("volumes", "store", other, num_workers=0)
+        Traceback (most recent call last):
+        ValueError: the store store was prepared with other settings, now intensity_range [-175, 250] instead of
+        [-57, 164]: set the same, or name another store
     """
     require_libraries("zarr", "numcodecs", "google_crc32c")
     folders = [images] if isinstance(images, (str, Path)) else images

@@ -30,6 +30,18 @@ class StoredVolumes(Sequence[dict[str, Any]]):
     Args:
         store: the store.
         rows: places in the index.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_unlabelled
+        >>> from hybridmim_components.store import StoreSettings, prepare_store
+        >>> _ = write_unlabelled("volumes", 3, size=(16, 16, 16))
+        >>> settings = {"spacing": (3, 3, 4), "intensity_range": (-57, 164)}
+        >>> _ = prepare_store("volumes", "store", StoreSettings(**settings), num_workers=0)
+        >>> volumes = StoredVolumes(open_store("store", **settings), np.arange(3))
+        >>> sorted(file.rpartition("/")[2] for item in volumes for file in item["image"])
+        ['phantom_1.nii.gz', 'phantom_2.nii.gz', 'phantom_3.nii.gz']
+        >>> len(volumes[:2]), len(volumes.fingerprints())
+        (2, 3)
     """
 
     def __init__(self, store: PreparedStore, rows: np.ndarray) -> None:
@@ -69,6 +81,18 @@ class StoredPool:
         store: the store.
         val_fraction: share of the volumes to validate pre-training on.
         split_seed: seed of the split.
+
+    Example:
+        >>> from hybridmim_components.phantoms import write_unlabelled
+        >>> from hybridmim_components.store import StoreSettings, prepare_store
+        >>> _ = write_unlabelled("volumes", 4, size=(16, 16, 16))
+        >>> settings = {"spacing": (3, 3, 4), "intensity_range": (-57, 164)}
+        >>> _ = prepare_store("volumes", "store", StoreSettings(**settings), num_workers=0)
+        >>> pool = StoredPool(open_store("store", **settings), val_fraction=0.25, split_seed=0)
+        >>> image = str(Path("volumes/phantom_1.nii.gz").resolve())
+        >>> training, validation, left_out = pool.split(without=pool.known_fingerprints([image])[(image,)])
+        >>> len(training), len(validation), left_out
+        (2, 1, 1)
     """
 
     store: PreparedStore

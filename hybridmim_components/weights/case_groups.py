@@ -30,6 +30,10 @@ def case_name(item: Mapping[str, Any], label_file: str | Path | None = None) -> 
 
     Raises:
         ValueError: when there is neither a ``case_id`` nor a label file.
+
+    Example:
+        >>> case_name({"case_id": "liver_3"}), case_name({"label": "labelsTr/liver_3.nii.gz"})
+        ('liver_3', 'liver_3')
     """
     if "case_id" in item:
         return str(item["case_id"])
@@ -52,6 +56,14 @@ def group_cases(
     Returns:
         One of :data:`GROUPS` for each name of a case. If several cases have the same name, it is the group that stands
         last in :data:`GROUPS`.
+
+    Example:
+        >>> items = [{"case_id": "a", "image": "a.nii.gz"}, {"case_id": "b", "image": "b.nii.gz"}]
+        >>> digests = {("a.nii.gz",): ["1f0c"], ("b.nii.gz",): ["97ab"]}
+        >>> group_cases(items, digests, recipe={"training_volumes": ["97ab"], "validation_volumes": []})
+        {'a': 'unseen', 'b': 'training'}
+        >>> group_cases(items, digests, recipe={})
+        {'a': 'unknown', 'b': 'unknown'}
     """
     seen = {group: set(recipe.get(f"{group}_volumes", [])) for group in ("training", "pretraining", "validation")}
     known = all(key in recipe for key in _NEEDED)

@@ -36,6 +36,15 @@ def require_uncompressed(path: str | Path) -> None:
     Raises:
         ValueError: when the parts of a zip file claim more bytes than the file has.
         zipfile.BadZipFile: when the parts cannot be listed.
+
+    Example:
+        >>> torch.save({"weight": torch.zeros(1000)}, "model.pt")
+        >>> require_uncompressed("model.pt")
+        >>> with zipfile.ZipFile("packed.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        ...     archive.writestr("weight", bytes(1_000_000))
+        >>> require_uncompressed("packed.pt")
+        Traceback (most recent call last):
+        ValueError: its parts must be stored uncompressed, got 1000000 bytes of them in a smaller file
     """
     if not zipfile.is_zipfile(path):
         return
@@ -50,6 +59,13 @@ def require_state_dict(state: Any, path: str | Path) -> None:
 
     Raises:
         ValueError: when it is anything else; names the file and the first tensor that is wrong.
+
+    Example:
+        >>> require_state_dict({"weight": torch.ones(2, 2)}, "model.pt")
+        >>> require_state_dict({"weight": torch.ones(1).expand(9, 9)}, "model.pt")  # one value for 81 elements
+        Traceback (most recent call last):
+        ValueError: weights must be dense and finite numbers, got the shape (9, 9) without a value for each element in
+        'weight' of model.pt
     """
     if not isinstance(state, dict) or not state:
         raise ValueError(f"weights must be a state dict of tensors, got something else in {path}")
@@ -86,6 +102,13 @@ def require_fitting_state(network: nn.Module, state: Mapping[str, Tensor], path:
 
     Raises:
         ValueError: when tensors do not fit; names the file and the first of them.
+
+    Example:
+        >>> require_fitting_state(nn.Linear(2, 1), nn.Linear(2, 1).state_dict(), "model.pt")
+        >>> require_fitting_state(nn.Linear(2, 1), nn.Linear(3, 1).state_dict(), "model.pt")
+        Traceback (most recent call last):
+        ValueError: weights must fit network_def (Linear), those of model.pt do not: weight has the shape (1, 3)
+        instead of (1, 2); set network_def as in training
     """
     target, name = network.state_dict(), type(network).__name__
     shapes = [n for n in target if n in state and state[n].shape != target[n].shape]
@@ -106,6 +129,12 @@ def require_plain_recipe(recipe: Any, source: str | Path) -> None:
 
     Raises:
         ValueError: when the recipe is refused; names the file.
+
+    Example:
+        >>> require_plain_recipe({"spacing": [1, 1, 1], "training_volumes": ["1f0c"]}, "model.json")
+        >>> require_plain_recipe({"training_volumes": "all"}, "model.json")
+        Traceback (most recent call last):
+        ValueError: the recipe's training_volumes must be a list of fingerprints, got something else in model.json
     """
     try:
         plain = isinstance(recipe, dict) and isinstance(json.loads(json.dumps(recipe, allow_nan=False)), dict)

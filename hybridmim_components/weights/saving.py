@@ -59,7 +59,16 @@ def find_weights(path: str | Path, bundle_root: str | Path | None = None) -> Pat
 
 
 def how_to_get_weights(bundle: str | Path) -> str:
-    """Return how a bundle gets its fine-tuned ``models/model.pt``, as text for error messages."""
+    """Return how a bundle gets its fine-tuned ``models/model.pt``, as text for error messages.
+
+    Example:
+        >>> how_to_get_weights("bundle")
+        'run bundle/configs/train.json first, which writes models/model.pt'
+        >>> Path("bundle").mkdir()
+        >>> Path("bundle/large_files.yml").touch()
+        >>> how_to_get_weights("bundle")
+        'python -m monai.bundle download_large_files --bundle_path bundle fetches them (it needs PyYAML)'
+    """
     if (Path(bundle) / "large_files.yml").is_file():
         return f"python -m monai.bundle download_large_files --bundle_path {bundle} fetches them (it needs PyYAML)"
     return f"run {Path(bundle) / 'configs' / 'train.json'} first, which writes models/model.pt"

@@ -26,7 +26,18 @@ _SHOWN = 5  # names of each kind; with another network, a hundred may be missing
 
 @dataclass
 class LoadReport:
-    """Report of what :func:`load_pretrained` did, by tensor name."""
+    """Report of what :func:`load_pretrained` did, by tensor name.
+
+    Example:
+        >>> from hybridmim_components.weights import save_weights
+        >>> save_weights("pretrained.pt", BasicUNet(features=(4, 4, 4, 4, 4, 4)), {"spacing": [1, 1, 1]})
+        >>> network = BasicUNet(in_channels=2, features=(4, 4, 4, 4, 4, 4))
+        >>> print(load_pretrained(network, "pretrained.pt", recipe={"spacing": [1, 1, 2]}))
+        pretrained.pt: 79 loaded, 1 adapted, 18 rescaled, 2 skipped, 0 missing, 0 mismatched tensors,
+        100.0% of the values outside the output layer
+          recipe differs: spacing was [1, 1, 1], is [1, 1, 2]
+          adapted: conv_0.conv_0.conv.weight
+    """
 
     path: str
     loaded: list[str] = field(default_factory=list)

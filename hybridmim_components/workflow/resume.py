@@ -25,7 +25,14 @@ _IRRELEVANT = ("components_version", "monai_version", "torch_version")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, the newest first."""
+    """Return the checkpoints of a run, the newest first.
+
+    Example:
+        >>> for step in (8, 16):
+        ...     Path(f"step_{step:08d}.pt").touch()
+        >>> [path.name for path in checkpoints_in(Path())]
+        ['step_00000016.pt', 'step_00000008.pt']
+    """
     return sorted(folder.glob(PATTERN), reverse=True)
 
 
@@ -41,6 +48,14 @@ def find_unfinished(folder: Path, recipe: Mapping[str, Any]) -> Path | None:
 
     Raises:
         ValueError: when the unfinished run has other settings; names them.
+
+    Example:
+        >>> torch.save({"finished": False, "recipe": {"epochs": 5, "processes": 1}, "trainer": {}}, "step_00000008.pt")
+        >>> find_unfinished(Path(), {"epochs": 5}).name
+        'step_00000008.pt'
+        >>> find_unfinished(Path(), {"epochs": 9})
+        Traceback (most recent call last):
+        ValueError: the unfinished run in . has other settings (epochs was 5, is 9): give it the same ones to go on ...
     """
     for path in checkpoints_in(folder):
         try:
@@ -59,6 +74,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: when it is damaged or not a checkpoint of a run.
+
+    Example:
+        >>> torch.save({"finished": True, "recipe": {"epochs": 5}, "trainer": {}}, "step_00000008.pt")
+        >>> read_checkpoint(Path("step_00000008.pt"))["recipe"]
+        {'epochs': 5}
+        >>> _ = Path("step_00000016.pt").write_text("cut short")
+        >>> read_checkpoint(Path("step_00000016.pt"))
+        Traceback (most recent call last):
+        OSError: cannot read the checkpoint step_00000016.pt: ...
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -76,6 +100,13 @@ def set_aside(output_dir: Path, names: tuple[str, ...]) -> None:
     Args:
         output_dir: folder of the run.
         names: files and folders in it.
+
+    Example:
+        >>> Path("run/checkpoints").mkdir(parents=True)
+        >>> torch.save({"finished": False, "recipe": {}, "trainer": {}}, "run/checkpoints/step_00000008.pt")
+        >>> set_aside(Path("run"), ("checkpoints", "training.csv"))
+        >>> [str(path) for path in Path("run").rglob("*.pt")]
+        ['run/unfinished_1/checkpoints/step_00000008.pt']
     """
     present = [output_dir / name for name in names if (output_dir / name).exists()]
     newest = next(iter(checkpoints_in(output_dir / "checkpoints")), None)

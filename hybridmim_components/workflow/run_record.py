@@ -48,6 +48,14 @@ class RunRecord:
         folder: output folder of the run.
         step: ``pretrain``, ``train`` or ``evaluate``.
         weights: folder that the run writes weights to, if it does.
+
+    Example:
+        >>> with RunRecord("run", "train") as run:
+        ...     run.stopped = True
+        >>> with RunRecord("run", "train"):
+        ...     pass
+        >>> [start["outcome"] for start in json.loads(Path("run/run.json").read_text())["starts"]]
+        ['stopped', 'finished']
     """
 
     def __init__(self, folder: str | Path, step: str, weights: str | Path | None = None) -> None:

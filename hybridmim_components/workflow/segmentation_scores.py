@@ -27,6 +27,14 @@ class ClassScore:
         pred_voxels: number of voxels of the class in the prediction.
         flag: empty, or ``absent`` (in neither), ``missed`` (in the truth only) or ``false positive`` (in the
             prediction only).
+
+    Example:
+        >>> label = torch.zeros(2, 4, 4, 4)
+        >>> label[0, :2] = 1
+        >>> for score in segmentation_scores(torch.zeros(2, 4, 4, 4), label, (1, 1, 1), ["liver", "tumour"]):
+        ...     print(score.class_name, score.dice, score.label_voxels, score.flag)
+        liver 0.0 32 missed
+        tumour 1.0 0 absent
     """
 
     class_name: str
@@ -47,6 +55,10 @@ class MeanScore:
         hd95_mm: mean 95 % Hausdorff distance in mm; NaN if ``cases`` is 0.
         cases: number of cases whose truth contains the class, missed ones included.
         absent_cases: number of cases whose truth does not contain the class. They do not enter the means.
+
+    Example:
+        >>> mean_scores([ClassScore("tumour", 1.0, 0.0, 0, 0, "absent")])
+        [MeanScore(class_name='tumour', dice=nan, hd95_mm=nan, cases=0, absent_cases=1)]
     """
 
     class_name: str
