@@ -47,9 +47,9 @@ def test_the_readme_has_the_figures_of_the_trials() -> None:
     assert f"At 0.006, HybridMIM leads by {lead:.1f} after 100 steps" in text
     scores = read_scores(RESULTS / "cells.csv")
     seeds = {labels: {seed for (_, n, _), s in scores.items() if n == labels for seed in s} for labels in (1, 2, 4, 8)}
-    assert seeds == {1: set(range(10)), 2: {0, 1, 7, 8, 9}, 4: {0, 7, 8, 9}, 8: {0, 7, 8, 9}}
-    assert "have seeds 0 to 9, those with two 0, 1, 7, 8 and 9 (HybridMIM after 400 steps without 1)" in text
-    assert 1 not in scores["hybridmim", 2, 400]
+    assert seeds == {1: set(range(10)), 2: {0, 1, 7, 8, 9}, 4: {0, 1, 7, 8, 9}, 8: {0, 1, 7, 8, 9}}
+    assert all(s.keys() == seeds[labels] for (_, labels, _), s in scores.items())
+    assert "have the seeds 0 to 9, the others 0, 1, 7, 8 and 9." in text
     assert f"HybridMIM fails in seed 1 (Dice {scores['hybridmim', 2, 100][1].mean():.0f})" in text
 
 
