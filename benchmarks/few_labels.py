@@ -15,9 +15,9 @@ The first comparison is that with scratch at 2 labelled patients.
 An arm is one way to obtain a network. Arms are files in benchmarks/arms with overrides of a bundle's pretrain.json and
 train.json, so that the study measures the bundles. A fixed seed divides the patients into three disjoint sets: 60 test
 patients, 24 tuning patients, and the pool. Pre-training sees the images of the pool, and the labelled patients are
-drawn from it. All scans of a patient are in one set. Each seed of the study draws the labelled patients, the initial
-weights, the crops and the pre-training; all arms share it. Arms with a pre-training get equal CPU time for it, and all
-arms but scratch_longer get equal steps of fine-tuning.
+drawn from it. Each case counts as a patient, but the two sides of a head in MSD Hippocampus count as one. Each seed of
+the study draws the labelled patients, the initial weights, the crops and the pre-training; all arms share it. Arms with
+a pre-training get equal CPU time for it, and all arms but scratch_longer get equal steps of fine-tuning.
 
 `tune` chooses a learning rate for each of its arms and each number of steps, from one list for all arms, by the Dice of
 the tuning patients. `run` uses the rate that was tuned with the same number of labelled patients, if there is one, or
@@ -27,8 +27,9 @@ a rate was tuned with another number of labelled patients, or is the largest or 
 The study runs on MSD Hippocampus, or with --bundle, --dataset_dir and --settings on any data set that a bundle reads,
 your own in its layout included. --unlabelled_dirs adds volumes without labels to pre-training. --settings names a JSON
 file with the numbers of test and tuning patients, and with overrides of the bundle's configs for all arms, such as
-{"test": 20, "tuning": 10, "pretrain": {"roi_size": [64, 64, 32]}, "train": {"roi_size": [64, 64, 32]}}. A copy of it is
-kept with the results.
+{"test": 20, "tuning": 10, "pretrain": {"roi_size": [64, 64, 32]}, "train": {"roi_size": [64, 64, 32]}}. study.json
+beside the results and the weights holds what they depend on. Its settings are used if --settings is left out, and a
+folder of another study is refused.
 
 The scores are those of the weights of the last step, so no validation chooses any weights. Each cell is a row of a CSV
 file, written when the cell ends. A finished cell is not computed again, so the study can run in pieces of any length.
@@ -50,15 +51,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from few_labels_cells import STEPS_PER_EPOCH, Cell, Settings, Study, read_arms, read_settings
+from few_labels_cells import STEPS_PER_EPOCH, Cell, Study, read_arms
 from few_labels_nnunet import BUNDLE as NNUNET
 from few_labels_nnunet import NnunetStudy
 from few_labels_patients import StudyError
 from few_labels_report import report, report_tuning
+from few_labels_settings import Settings, keep_record, kept_settings, read_settings, record_of
 from rows import add_rows, read_rows
 from tqdm import tqdm
-
-from hybridmim_components.system.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RATES = (0.003, 0.006, 0.01, 0.02)
@@ -139,11 +139,25 @@ def missing(cells: Sequence[Cell], path: Path) -> list[Cell]:
 def run_cells(
     cells: Sequence[Cell], path: Path, do: Callable[[Cell], list[dict[str, Any]]], processes: int, what: str
 ) -> None:
-    """Compute cells, and add the rows of each cell to the file when it ends."""
+    """Compute cells, and add the rows of each cell to the file when it ends.
+
+    If a cell fails, all but the next few are left, and the rows of those that were started are kept.
+    """
     with pool(processes) as executor, tqdm(total=len(cells), unit="cell", desc=what) as bar:
-        for future in as_completed([executor.submit(do, cell) for cell in cells]):
-            add_rows(path, future.result())
-            bar.update()
+        futures = [executor.submit(do, cell) for cell in cells]
+        failed: BaseException | None = None
+        for future in as_completed(futures):
+            if future.cancelled():
+                continue
+            if error := future.exception():
+                failed = failed or error
+                for other in futures:
+                    other.cancel()
+            else:
+                add_rows(path, future.result())
+                bar.update()
+        if failed:
+            raise failed
 
 
 def pool(processes: int) -> ProcessPoolExecutor:
@@ -198,27 +212,6 @@ def pretrain(arms: Sequence[str], processes: int, seed: int, path: Path) -> None
                 add_rows(path, [learnt])
 
 
-def settings_of(path: Path | None, output: Path) -> Settings:
-    """Return the settings of a study, from a file or from the copy that is kept with the results; keep a copy.
-
-    Raises:
-        SystemExit: when the results were computed with other settings.
-    """
-    kept = output / "settings.json"
-    try:
-        if path is None:
-            return read_settings(kept) if kept.is_file() else Settings()
-        settings = read_settings(path)
-        if not kept.is_file() and any(output.glob("*.csv")):
-            raise StudyError(f"the results in {output} were computed without --settings: give another --output")
-        if kept.is_file() and read_settings(kept) != settings:
-            raise StudyError(f"the results in {output} were computed with {kept}, not {path}: give another --output")
-    except (OSError, StudyError) as error:
-        raise SystemExit(f"few_labels: {error}") from None
-    write_text(kept, path.read_text(encoding="utf-8"))
-    return settings
-
-
 #: What each command writes, how, and the patients that it scores.
 WORK = {
     "tune": ("tuning.csv", _score, "tuning"),
@@ -263,27 +256,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for steps in options.steps:
         if steps < STEPS_PER_EPOCH or steps % STEPS_PER_EPOCH:
             parser.error(f"--steps must be a multiple of {STEPS_PER_EPOCH}, got {steps}")
+    if options.only_seeds and (options.command == "tune" or set(options.only_seeds) & set(TUNING_SEEDS)):
+        parser.error(f"--only_seeds is for run and curve, and must not name the tuning seeds {TUNING_SEEDS}")
     torch.set_num_threads(1)
     work, costs = options.work.resolve(), options.output / "seconds_per_step.json"
-    settings = settings_of(options.settings, options.output)
-    if options.bundle == NNUNET:
-        own = [name for name in options.arms if read_arms()[name].train or read_arms()[name].longer]
-        if own or options.command == "curve":
-            parser.error(f"nnU-Net trains by its own recipe: leave out {', '.join(own) or 'curve'}")
-        if settings != Settings() or options.unlabelled_dirs:
-            parser.error("nnU-Net plans its own settings: leave out --settings and --unlabelled_dirs")
-        _study = NnunetStudy(options.dataset_dir, work, costs, options.pretraining_minutes)
-    else:
-        _study = Study(
-            options.bundle,
-            options.dataset_dir,
-            work,
-            costs,
-            options.pretraining_minutes,
-            settings,
-            options.unlabelled_dirs,
-        )
+    own = [name for name in options.arms if read_arms()[name].train or read_arms()[name].longer]
+    if options.bundle == NNUNET and (own or options.command == "curve"):
+        parser.error(f"nnU-Net trains by its own recipe: leave out {', '.join(own) or 'curve'}")
+    if options.bundle == NNUNET and (options.settings or options.unlabelled_dirs):
+        parser.error("nnU-Net plans its own settings: leave out --settings and --unlabelled_dirs")
     try:
+        settings = read_settings(options.settings) if options.settings else kept_settings(options.output) or Settings()
+        common = (options.dataset_dir, work, costs, options.pretraining_minutes)
+        if options.bundle == NNUNET:
+            _study = NnunetStudy(*common)
+        else:
+            _study = Study(options.bundle, *common, settings, options.unlabelled_dirs)
+        for count in options.labels:
+            _study.patients.labelled(count, seed=0)
+        record = record_of(options.bundle, _study.patients, settings)
+        keep_record(record, options.output, "--output")
+        keep_record(record, _study.work, "--work")
         compute(options, titles)
     except StudyError as error:
         raise SystemExit(f"few_labels: {error}") from error

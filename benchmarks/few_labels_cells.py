@@ -13,19 +13,20 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from few_labels_patients import TEST, TUNING, Patients, StudyError
+from few_labels_patients import Patients, StudyError
+from few_labels_settings import Settings
 from rows import read_rows
 
 from hybridmim_components.system.errors import root_cause
 from hybridmim_components.system.files import write_text
 
-__all__ = ["Arm", "Cell", "Settings", "Study", "output_to", "read_arms", "read_settings"]
+__all__ = ["Arm", "Cell", "Study", "output_to", "read_arms"]
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ROOT / "benchmarks" / "arms"
@@ -77,47 +78,6 @@ def read_arms(folder: Path = ARMS) -> dict[str, Arm]:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a study changes for all its arms alike.
-
-    Attributes:
-        test: number of test patients.
-        tuning: number of tuning patients.
-        pretrain: overrides of pretrain.json.
-        train: overrides of train.json, which evaluation uses, too.
-    """
-
-    test: int = TEST
-    tuning: int = TUNING
-    pretrain: Mapping[str, Any] = field(default_factory=dict)
-    train: Mapping[str, Any] = field(default_factory=dict)
-
-
-def read_settings(path: Path) -> Settings:
-    """Read the settings of a study from a JSON file.
-
-    Raises:
-        StudyError: when the file is no JSON object, or has an unknown name or an unusable value.
-    """
-    known = [item.name for item in fields(Settings)]
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(f"{path} must be a JSON object: {error}") from None
-    if not isinstance(content, dict) or not content.keys() <= set(known):
-        found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-        raise StudyError(f"{path} must be a JSON object with no other names than {', '.join(known)}, got {found}")
-    settings = Settings(**content)
-    for name in ("test", "tuning"):
-        if not isinstance(count := getattr(settings, name), int) or count < 2:
-            raise StudyError(f"{path}: {name} must be at least 2 patients, got {count!r}")
-    for name in ("pretrain", "train"):
-        if not isinstance(overrides := getattr(settings, name), dict):
-            raise StudyError(f"{path}: {name} must be a JSON object of overrides, got {overrides!r}")
-    return settings
-
-
-@dataclass(frozen=True)
 class Cell:
     """One figure of the table: an arm with some labelled patients and a seed, scored on some patients.
 
@@ -165,19 +125,34 @@ class Study:
         work: Path,
         costs: Path,
         pretraining_minutes: float,
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
         unlabelled_dirs: Sequence[str] = (),
     ) -> None:
         self.bundle = ROOT / "bundles" / f"hybridmim_{bundle}_segmentation"
+        if not self.bundle.is_dir():
+            known = [
+                path.name[len("hybridmim_") : -len("_segmentation")] for path in self.bundle.parent.glob("hybrid*")
+            ]
+            raise StudyError(f"--bundle must be one of {', '.join(sorted(known))}, got {bundle}")
         self.dataset, self.dataset_dir, self.work, self.costs = bundle.rpartition("_")[0], dataset_dir, work, costs
-        self.pretraining_minutes, self.settings, self.unlabelled_dirs = pretraining_minutes, settings, unlabelled_dirs
+        self.pretraining_minutes, self.unlabelled_dirs = pretraining_minutes, unlabelled_dirs
+        self.settings = settings or Settings()
         self.arms = read_arms()
 
     @cached_property
     def patients(self) -> Patients:
         """The three sets of patients."""
-        counts = self.settings.test, self.settings.tuning
-        return Patients(self.dataset, self.dataset_dir, *counts, self.unlabelled_dirs)
+        try:
+            return Patients(
+                self.dataset,
+                self.dataset_dir,
+                self.settings.test,
+                self.settings.tuning,
+                self.unlabelled_dirs,
+                self.settings.pretrain.get("modalities"),
+            )
+        except (ValueError, OSError) as error:
+            raise StudyError(str(error)) from error
 
     def pretraining_steps(self, name: str) -> int:
         """Return how many steps of an arm's pre-training fit into the CPU time; 0 for an arm without a pre-training."""
@@ -339,7 +314,7 @@ def scores(path: Path, patients: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Return the figures of an evaluation: the mean over the patients, and the figure of each patient.
 
     A patient's figure is the mean over the patient's cases and the classes. A class is left out if the truth of the
-    case does not contain it.
+    case does not contain it, and so is a patient without any.
 
     Args:
         path: ``evaluation_cases.csv``.
@@ -348,7 +323,8 @@ def scores(path: Path, patients: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     rows = [row for row in read_rows(path) if int(row["label_voxels"]) > 0]
     found: dict[str, Any] = {}
     for name, digits in (("dice", 4), ("hd95_mm", 2)):
-        means = [fmean(float(row[name]) for row in rows if row["case"] in cases) for cases in patients.values()]
+        values = [[float(row[name]) for row in rows if row["case"] in cases] for cases in patients.values()]
+        means = [fmean(own) for own in values if own]
         found[name] = round(fmean(means), 5)
         found[f"{name}_by_patient"] = ";".join(f"{mean:.{digits}f}" for mean in means)
     return found
