@@ -146,7 +146,8 @@ def load_pretrained(
     norms = scale_free.scale_free_norms(network) if restore_scale else {}
     network.load_state_dict({**target, **new})
     report.rescaled = scale_free.restore_scale(network, {name: norm for name, norm in norms.items() if name in new})
-    logger.log(logging.WARNING if report.differences else logging.INFO, "Loaded pre-trained weights\n%s", report)
+    level = logging.WARNING if report.differences or report.mismatched else logging.INFO
+    logger.log(level, "Loaded pre-trained weights\n%s", report)
     return report
 
 

@@ -13,11 +13,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import write_series
+from monai.bundle import ConfigParser
 from render_bundles import bundle_name
 from torch import nn
 
 from hybridmim_components.inference import require_trained_settings
 from hybridmim_components.phantoms import write_phantoms
+from hybridmim_components.system.errors import root_cause
 from hybridmim_components.weights import save_weights
 
 #: It holds weights.
@@ -74,8 +76,12 @@ def test_a_spacing_other_than_in_training_is_refused_before_any_image_is_read(
 ) -> None:
     places = {"image_dir": images, "output_dir": tmp_path / "masks"}
     done = monai_run(BUNDLE, ["inference", "checked_inference"], tmp_path, **places, device="cpu", spacing=[2, 2, 2])
-    message = "error: inference needs the settings of training, but spacing was [1.0, 1.0, 1.0], is [2, 2, 2] (weights "
-    assert done.returncode == 1 and message in done.stderr and "volume(s)" not in done.stdout + done.stderr
+    message = f"error: inference needs the settings of training ({BUNDLE}/models/model.pt): set spacing, which was "
+    assert (
+        done.returncode == 1
+        and f"{message}[1.0, 1.0, 1.0], is [2, 2, 2]" in done.stderr
+        and "volume(s)" not in done.stdout + done.stderr
+    )
 
 
 def test_weights_of_another_network_or_none_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -89,6 +95,20 @@ def test_weights_of_another_network_or_none_are_refused(tmp_path: Path, caplog: 
     save_weights(path, network, {"spacing": [1, 1, 1], "epochs": 3}, bare=True)
     require_trained_settings(network, path, {"spacing": (1.0, 1.0, 1.0), "intensity_range": [0, 1]})
     assert not caplog.records
+    save_weights(path, network, {"modalities": ["t1", "t1ce"]}, bare=True)
+    require_trained_settings(network, path, {}, {"modalities": ["t1n", "t1c"]})
+    assert "In training, modalities was ['t1', 't1ce'], is ['t1n', 't1c']: make sure" in caplog.text
     path.with_suffix(".json").unlink()
     require_trained_settings(network, path, {"spacing": [2, 2, 2]})
     assert "model.pt has no recipe beside it: its settings and what it has seen are unknown" in caplog.text
+
+
+def test_weights_at_another_place_are_those_that_are_compared(tmp_path: Path) -> None:
+    for bundle in ("msd_hippocampus", "btcv", "brats2020"):
+        configs = BUNDLE.parent / bundle_name(bundle, "unet") / "configs"
+        files = [str(configs / f"{name}.json") for name in ("inference", "checked_inference")]
+        parser = ConfigParser(ConfigParser.load_config_files(files))
+        parser["handlers#0#load_path"] = str(tmp_path / "best.pt")
+        with pytest.raises(RuntimeError) as error:
+            parser.get_parsed_content("trained_settings")
+        assert f"no weights at {tmp_path}/best.pt" in str(root_cause(error.value))
