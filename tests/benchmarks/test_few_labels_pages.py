@@ -124,3 +124,27 @@ def test_the_readme_claims_a_gain_only_where_the_interval_is_above_zero() -> Non
     ]
     assert gains and not any(gains)
     assert "**Does it help? On these patients, not yet.**" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_have_the_trials_of_the_swinunetr() -> None:
+    folder = RESULTS.with_name("few_labels_msd_hippocampus_swinunetr")
+    trials = few_labels.read_rows(folder / "tuning.csv")
+    best = few_labels.best_rates(folder / "tuning.csv", 1, 200)
+    assert best["hybridmim"] == (0.006, "largest")
+
+    def mean(arm: str) -> float:
+        rows = [row for row in trials if row["arm"] == arm and float(row["learning_rate"]) == best[arm][0]]
+        return float(np.mean([100 * float(row["dice"]) for row in rows]))
+
+    shown = "scratch reaches {:.1f} (at {}) and HybridMIM {:.1f} (at {}".format(
+        mean("scratch"), best["scratch"][0], mean("hybridmim"), best["hybridmim"][0]
+    )
+    learnt = few_labels.read_rows(folder / "pretraining.csv")
+    spans = {
+        name: "{:.2f} to {:.2f}".format(*sorted(float(row[name]) for row in learnt)[:: len(learnt) - 1])
+        for name in ("location_accuracy", "masked_error_share")
+    }
+    for name in ("README.md", "benchmarks/README.md"):
+        assert shown in " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    text = " ".join((ROOT / "benchmarks/README.md").read_text(encoding="utf-8").split())
+    assert "accuracy of {location_accuracy} and the masked error {masked_error_share} of".format(**spans) in text
