@@ -130,9 +130,8 @@ class Study:
     ) -> None:
         self.bundle = ROOT / "bundles" / f"hybridmim_{bundle}_segmentation"
         if not self.bundle.is_dir():
-            known = [
-                path.name[len("hybridmim_") : -len("_segmentation")] for path in self.bundle.parent.glob("hybrid*")
-            ]
+            names = (path.name for path in self.bundle.parent.glob("hybridmim_*"))
+            known = [name.removeprefix("hybridmim_").removesuffix("_segmentation") for name in names]
             raise StudyError(f"--bundle must be one of {', '.join(sorted(known))}, got {bundle}")
         self.dataset, self.dataset_dir, self.work, self.costs = bundle.rpartition("_")[0], dataset_dir, work, costs
         self.pretraining_minutes, self.unlabelled_dirs = pretraining_minutes, unlabelled_dirs
@@ -143,14 +142,8 @@ class Study:
     def patients(self) -> Patients:
         """The three sets of patients."""
         try:
-            return Patients(
-                self.dataset,
-                self.dataset_dir,
-                self.settings.test,
-                self.settings.tuning,
-                self.unlabelled_dirs,
-                self.settings.pretrain.get("modalities"),
-            )
+            options = self.settings.test, self.settings.tuning, self.unlabelled_dirs
+            return Patients(self.dataset, self.dataset_dir, *options, self.settings.pretrain.get("modalities"))
         except (ValueError, OSError) as error:
             raise StudyError(str(error)) from error
 

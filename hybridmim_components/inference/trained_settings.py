@@ -41,11 +41,10 @@ def require_trained_settings(
         >>> save_weights("model.pt", nn.Linear(2, 1), {"spacing": [4, 4, 4]}, bare=True)
         >>> require_trained_settings(nn.Linear(2, 1), "model.pt", {"spacing": [3, 3, 3]})
         Traceback (most recent call last):
-        ValueError: inference needs the settings of training (model.pt): set spacing, which was [4, 4, 4], is [3, 3, 3]
+        ValueError: inference needs the settings of training (model.pt), but spacing was [4, 4, 4], is [3, 3, 3]
     """
     recipe = checked_recipe(network, path)
     for difference in recipe_differences(recipe, names or {}):
         logger.warning("In training, %s: make sure that they mean the same, in the same order", difference)
     if differences := recipe_differences(recipe, settings):
-        wanted = "; ".join(text.replace(" was ", ", which was ", 1) for text in differences)
-        raise ValueError(f"inference needs the settings of training ({path}): set {wanted}")
+        raise ValueError(f"inference needs the settings of training ({path}), but {'; '.join(differences)}")

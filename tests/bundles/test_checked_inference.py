@@ -76,7 +76,7 @@ def test_a_spacing_other_than_in_training_is_refused_before_any_image_is_read(
 ) -> None:
     places = {"image_dir": images, "output_dir": tmp_path / "masks"}
     done = monai_run(BUNDLE, ["inference", "checked_inference"], tmp_path, **places, device="cpu", spacing=[2, 2, 2])
-    message = f"error: inference needs the settings of training ({BUNDLE}/models/model.pt): set spacing, which was "
+    message = f"error: inference needs the settings of training ({BUNDLE}/models/model.pt), but spacing was "
     assert (
         done.returncode == 1
         and f"{message}[1.0, 1.0, 1.0], is [2, 2, 2]" in done.stderr
