@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import few_labels
-import few_labels_cells
 import nibabel as nib
 import numpy as np
 import pytest
@@ -20,9 +18,6 @@ from few_labels_cells import Cell, read_arms, scores
 from few_labels_nnunet import NnunetStudy
 from few_labels_patients import TEST, TUNING, Patients, StudyError
 from few_labels_report import difference, read_scores, report, report_tuning
-from few_labels_settings import Settings, keep_record, kept_settings, read_settings, record_of
-
-from hybridmim_components.phantoms import write_phantoms
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "few_labels_msd_hippocampus_unet"
@@ -84,61 +79,6 @@ def test_more_labels_than_the_pool_has_are_refused(patients: Patients) -> None:
         patients.labelled(31, seed=0)
 
 
-def settings_file(path: Path, **content: object) -> Path:
-    path.write_text(json.dumps(content))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "must be a JSON object: "),
-        ("[1]", "with no other names than test, tuning, pretrain, train, got list"),
-        ('{"spacing": [4, 4, 4]}', "with no other names than test, tuning, pretrain, train, got spacing"),
-        ('{"test": 1}', "test must be at least 2 patients, got 1"),
-        ('{"tuning": "8"}', "tuning must be at least 2 patients, got '8'"),
-        ('{"train": 3}', "train must be a JSON object of overrides, got 3"),
-        ('{"train": {"learning_rate": 1}}', "train must leave to the study what it sets itself, got learning_rate"),
-        ('{"pretrain": {"seed": 1, "allow_seen": true}}', "what it sets itself, got allow_seen, seed"),
-    ],
-)
-def test_unusable_settings_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "settings.json"
-    path.write_text(content)
-    with pytest.raises(StudyError, match=re.escape(str(path)) + ".*" + re.escape(message)):
-        read_settings(path)
-    with pytest.raises(StudyError, match="cannot read the settings .*nowhere.json: No such file"):
-        read_settings(tmp_path / "nowhere.json")
-
-
-def test_a_folder_knows_whose_results_it_holds(patients: Patients, tmp_path: Path) -> None:
-    own = Settings(5, 3, {}, {"spacing": [4, 4, 4]})
-    record = record_of("btcv_unet", patients, own)
-    keep_record(record_of("btcv_unet", patients, Settings()), tmp_path, "--output")
-    keep_record(record, tmp_path, "--output")  # no results yet
-    assert kept_settings(tmp_path) == own and kept_settings(tmp_path / "other") is None
-    (tmp_path / "tuning.csv").touch()
-    keep_record(record, tmp_path, "--output")
-    with pytest.raises(StudyError, match="another study, bundle was btcv_unet, is msd_liver_unet: give another --out"):
-        keep_record(record_of("msd_liver_unet", patients, own), tmp_path, "--output")
-    with pytest.raises(StudyError, match="test was 5, is 6; train was .*: give another --output"):
-        keep_record(record_of("btcv_unet", patients, Settings(6, 3)), tmp_path, "--output")
-    further = SimpleNamespace(cases=patients.cases, further=["/a/x.nii"])
-    with pytest.raises(StudyError, match="unlabelled_dirs was none, is 1 volume"):
-        keep_record(record_of("btcv_unet", further, own), tmp_path, "--output")
-    (tmp_path / "study.json").write_text("{}")
-    with pytest.raises(StudyError, match="study.json must be the record of a study: KeyError"):
-        kept_settings(tmp_path)
-
-
-def test_older_results_are_those_of_the_usual_settings(patients: Patients, tmp_path: Path) -> None:
-    (tmp_path / "pretrained" / "hybridmim_0_50").mkdir(parents=True)
-    (tmp_path / "pretrained" / "hybridmim_0_50" / "done").touch()
-    with pytest.raises(StudyError, match="they were computed without own train: give another --work"):
-        keep_record(record_of("btcv_unet", patients, Settings(train={"spacing": [4, 4, 4]})), tmp_path, "--work")
-    keep_record(record_of("btcv_unet", patients, Settings()), tmp_path, "--work")
-
-
 def test_a_cell_that_fails_ends_the_study_and_loses_no_other(tmp_path: Path) -> None:
     cells = [cell(seed=seed) for seed in range(12)]
     with pytest.raises(StudyError, match="seed 0 fails"):
@@ -152,65 +92,6 @@ def _row_or_error(cell: Cell) -> list[dict[str, object]]:
         time.sleep(0.5)
         return _row(cell)
     raise StudyError("seed 0 fails")
-
-
-def test_further_volumes_are_no_labelled_cases(tmp_path: Path) -> None:
-    folders = write_phantoms("msd_spleen", tmp_path, 8, 1, 1, size=(24, 24, 16))
-    task = folders.dataset_dir
-    own = Patients("msd_spleen", str(task), 2, 2, [str(task / "imagesTr"), str(task / "imagesTs")])
-    assert [Path(str(path)).name for path in own.further] == ["spleen_9.nii.gz"]
-    names = [Path(item["image"]).name for item in own.unlabelled()["training"]]
-    assert len(names) == len(set(names)) == 4 and "spleen_9.nii.gz" in names
-
-
-def test_a_stranger_measures_it_on_an_own_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From raw images to the table, all small: another bundle, own sets of patients, own network and further scans."""
-    folders = write_phantoms("msd_spleen", tmp_path / "data", 8, 0, 2, size=(24, 24, 16))
-    small = {
-        "roi_size": [32, 32, 32],
-        "spacing": [6, 6, 6],
-        "network_def#features": [4, 4, 4, 4, 4, 4],
-        "batch_size": 2,
-    }
-    settings = settings_file(tmp_path / "settings.json", test=2, tuning=2, pretrain=small, train=small)
-    for module in (few_labels, few_labels_cells):
-        monkeypatch.setattr(module, "STEPS_PER_EPOCH", 10)
-    output = tmp_path / "results"
-    places = {
-        "--bundle": "msd_spleen_unet",
-        "--dataset_dir": folders.dataset_dir,
-        "--unlabelled_dirs": folders.unlabelled_dir,
-        "--settings": settings,
-        "--output": output,
-        "--work": tmp_path / "work",
-    }
-    run = ["run", *(str(word) for pair in places.items() for word in pair), "--arms", "scratch", "hybridmim"]
-    run += "--labels 1 --steps 10 --pretraining_minutes 0.01 --processes 1 --only_seeds 3".split()
-    rates = [
-        {**Cell(arm, 1, seed, "tuning", 0.01, 10, 0).__dict__, "dice": 0.5}
-        for arm in ("scratch", "hybridmim")
-        for seed in few_labels.TUNING_SEEDS
-    ]
-    with pytest.raises(SystemExit, match="few_labels: labels must be from 0"):
-        few_labels.main([*run, "--labels", "5"])
-    message = r"few_labels: pretrain.json of .*: the contrastive loss needs crops .*\(log: "
-    with pytest.raises(SystemExit, match=message):
-        few_labels.main(["tune", *run[1:-2]])  # one volume in a batch
-    small["crops_per_volume"] = 1
-    settings_file(settings, test=2, tuning=2, pretrain=small, train=small)  # mended, in the same folders
-    with pytest.raises(SystemExit, match="few_labels: tune scratch first: .*tuning.csv has no learning rate of it"):
-        few_labels.main(run)
-    few_labels.add_rows(output / "tuning.csv", rates)
-    (output / "seconds_per_step.json").write_text('{"hybridmim": 0.06}')
-    few_labels.main(run)
-    rows = few_labels.read_rows(output / "cells.csv")
-    cells = [(r["arm"], r["seed"], len(r["dice_by_patient"].split(";"))) for r in rows]
-    assert cells == [("scratch", "3", 2), ("hybridmim", "3", 2)]
-    assert len(few_labels.read_rows(output / "pretraining.csv")) == 1
-    assert "| 1 | 10 | HybridMIM | 1 |" in (output / "table.md").read_text()
-    seen = few_labels._study.patients.unlabelled()
-    assert len(seen["training"]) == 3 + 2 and len(seen["validation"]) == 1 and len(seen["held_out"]) == 4
-    assert len({item["volume"] for part in ("training", "validation") for item in seen[part]}) == 6
 
 
 def test_each_arm_overrides_settings_that_the_bundle_has() -> None:
