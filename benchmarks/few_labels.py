@@ -20,8 +20,8 @@ the study draws the labelled patients, the initial weights, the crops and the pr
 a pre-training get equal CPU time for it, and all arms but scratch_longer get equal steps of fine-tuning.
 
 `tune` chooses a learning rate for each of its arms and each number of steps, from one list for all arms, by the Dice of
-the tuning patients. `run` uses the rate that was tuned with the same number of labelled patients, if there is one, or
-else with 2. Arms that were not tuned are variants of HybridMIM or of scratch, and use its rate. The script warns if
+the tuning patients. `run` uses the rate that was tuned with the same number of labelled patients, or else with the
+nearest number. Arms that were not tuned are variants of HybridMIM or of scratch, and use its rate. The script warns if
 a rate was tuned with another number of labelled patients, or is the largest or the least of the list.
 
 The study runs on MSD Hippocampus, or with --bundle, --dataset_dir and --settings on any data set that a bundle reads,
@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import multiprocessing
 import os
 import statistics
@@ -84,11 +85,15 @@ def cell_of(arm: str, labels: int, seed: int, scored: str, rate: float, steps: i
 def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> dict[str, float]:
     """Return the learning rate of each arm that has the best mean Dice on the tuning patients after these steps.
 
-    The rate is that tuned with the same number of labelled patients if there is one, or else with 2. An arm that was
-    not tuned takes the rate of HybridMIM, or that of scratch if it has no pre-training. A rate that was tuned with
-    another number, or that is the largest or the least of its list, gives a warning: either has looked like a gain.
+    The rate is that tuned with the same number of labelled patients, or else with the number of the nearest ratio to
+    it. An arm that was not tuned takes the rate of HybridMIM, or that of scratch if it has no pre-training. A rate that
+    was tuned with another number, or that is the largest or the least of its list, gives a warning: either has looked
+    like a gain.
     """
-    tuned = {number: best_rates(path, number, steps) for number in (labels, TUNING_LABELS)}
+    most = 1_000_000  # stands for all patients, whose number is written as 0
+    numbers = sorted({int(row["labels"]) for row in read_rows(path)})
+    numbers.sort(key=lambda number: abs(math.log((number or most) / (labels or most))))
+    tuned = {number: best_rates(path, number, steps) for number in numbers}
     chosen = {}
     for arm in arms:
         model = "hybridmim" if read_arms()[arm].pretrained_by else "scratch"

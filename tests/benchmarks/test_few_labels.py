@@ -181,6 +181,8 @@ def test_a_learning_rate_tuned_with_as_many_labels_comes_first(
     warnings = capsys.readouterr().err
     assert "the best rate of hybridmim with 2 labels and 400 steps is used with 4 labels: tune it" in warnings
     assert f"hybridmim with 2 labels and 400 steps is the least that was tried, {low}" in warnings
+    assert few_labels.chosen_rates(path, arms, 0, 400) == dict.fromkeys(arms, low), "2 is nearer to all than 1"
+    assert "with 2 labels and 400 steps is used with all labels: tune it" in capsys.readouterr().err
     assert few_labels.chosen_rates(path, arms, 1, 400) == dict.fromkeys(arms, high)
     warnings = capsys.readouterr().err
     assert f"hybridmim with 1 labels and 400 steps is the largest that was tried, {high}" in warnings
