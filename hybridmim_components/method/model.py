@@ -176,6 +176,8 @@ class HybridMIM(nn.Module):
         mean = pooled.detach().mean(0).to(self.projection_center.dtype)
         if idist.get_world_size() > 1:
             mean = cast(Tensor, idist.all_reduce(mean)) / idist.get_world_size()
+        # a step that is not finite is dropped later, but this mean has a memory
+        mean = torch.where(mean.isfinite(), mean, self.projection_center)
         self.projection_center.lerp_(mean, 1 - CENTER_MOMENTUM)
 
 

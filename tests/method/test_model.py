@@ -100,6 +100,18 @@ def test_second_view_has_gradient_only_on_request() -> None:
         assert model(x, mask, region)["view2"].requires_grad is wanted
 
 
+def test_a_batch_that_is_not_finite_leaves_no_trace_in_the_centre_of_the_contrast() -> None:
+    """The step is dropped, but the centre would stay NaN for good, and so would every later loss."""
+    model, mask, region = HybridMIM(unet(), UNET_GRID), sample_mask(UNET_GRID, 2), full_region(UNET_GRID)
+    for spoilt in (False, True, False):
+        x = torch.rand(2, 1, 48, 48, 48)
+        x[0, 0, 0, 0, 0] = torch.inf if spoilt else 0
+        before = model.projection_center.clone()
+        outputs = model(x, torch.zeros_like(mask) if spoilt else mask, region)
+        assert outputs["view1"].isfinite().all() != spoilt
+        assert torch.equal(model.projection_center, before) == spoilt and model.projection_center.isfinite().all()
+
+
 def test_two_dimensional_networks_work_alike() -> None:
     grid = MaskGrid((96, 96), (32, 32), (16, 16))
     model = HybridMIM(unet(spatial_dims=2), grid)
