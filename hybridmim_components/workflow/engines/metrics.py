@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any
 
+from ignite.exceptions import NotComputableError
 from ignite.metrics import Average, Loss, Metric
 from torch import Tensor
 
@@ -48,7 +50,7 @@ def loss_metric() -> dict[str, Average]:
         >>> trainer.run([1.0, 3.0]).metrics
         {'train_loss': 2.0}
     """
-    return {"train_loss": Average(output_transform=loss_of)}
+    return {"train_loss": _FiniteAverage(output_transform=loss_of)}
 
 
 def term_metrics(loss: HybridMIMLoss, guesses: Mapping[str, float]) -> dict[str, Metric]:
@@ -133,8 +135,22 @@ def lower_is_better(current: float, best: float) -> bool:
     return current < best
 
 
+class _FiniteAverage(Average):
+    """Mean over the steps that were not dropped; NaN if all of them were, see :class:`.DropNonFiniteSteps`."""
+
+    def update(self, output: Any) -> None:
+        if math.isfinite(output):
+            super().update(output)
+
+    def compute(self) -> Any:
+        try:
+            return super().compute()
+        except NotComputableError:  # on all ranks, which have to add up their counts first
+            return math.nan
+
+
 def _mean(name: str) -> Average:
-    return Average(output_transform=lambda output: output[0][name])
+    return _FiniteAverage(output_transform=lambda output: output[0][name])
 
 
 def _validated(compute: Callable[[Mapping[str, Tensor], Mapping[str, Any]], Tensor]) -> Loss:

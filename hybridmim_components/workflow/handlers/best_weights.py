@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +80,12 @@ class BestWeights:
     def __call__(self, engine: Engine) -> None:
         """Save if the validation that just ended is the best so far."""
         state: Any = engine.state
-        if state.best_metric_epoch != state.epoch or idist.get_rank() != 0:
+        if state.best_metric_epoch != state.epoch:
+            return
+        if not math.isfinite(state.best_metric):
+            state.best_metric_epoch = -1  # no later metric would be better than NaN
+            return
+        if idist.get_rank() != 0:
             return
         best = {"epoch": int(state.epoch), "metric": state.key_metric_name, "value": float(state.best_metric)}
         self.save({"best": best})
@@ -87,14 +93,18 @@ class BestWeights:
 
     def save(self, remarks: Mapping[str, Any]) -> None:
         """Save the current weights, with further entries in the recipe."""
+        recipe = {**self.recipe, **remarks}
         if not self.saved:
-            self._keep_earlier()
-        save_weights(self.path, self.network, {**self.recipe, **remarks}, self.bare)
+            self._keep_earlier(recipe)
+        save_weights(self.path, self.network, recipe, self.bare)
         self.saved = True
 
-    def _keep_earlier(self) -> None:
-        """Copy the files that the first save of a run would overwrite, unless they are of the same run."""
-        if self.path.is_file() and _is_of(self.recipe, self.path):
+    def _keep_earlier(self, recipe: Mapping[str, Any]) -> None:
+        """Copy the files that the first save of a run would overwrite, unless they have the same recipe and epoch.
+
+        The latter are those of this run, if it was killed after it saved weights and before it saved a checkpoint.
+        """
+        if self.path.is_file() and _is_of(recipe, self.path):
             return
         for path in (self.path.with_suffix(".json"), self.path):
             if path.is_file():
@@ -104,7 +114,7 @@ class BestWeights:
 
 
 def _is_of(recipe: Mapping[str, Any], path: Path) -> bool:
-    """Return whether a run with this recipe wrote the weights."""
+    """Return whether weights have this recipe."""
     try:
         found = read_recipe(path) or read_weights(path)[1]
     except (OSError, ValueError):

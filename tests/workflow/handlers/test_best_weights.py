@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator
-from monai.handlers import MeanAbsoluteError, from_engine
 from torch import nn
 
 from hybridmim_components.weights import read_weights
@@ -30,7 +30,7 @@ def run(folder: Path, errors: list[float], last: bool = True, interval: int = 1,
         val_data_loader=[{"image": torch.ones(1, 1), "label": torch.zeros(1, 1)}],
         network=network,
         inferer=lambda image, network: torch.full((1, 1), errors[int(network.weight.item()) - 1]),
-        key_val_metric={"error": MeanAbsoluteError(output_transform=from_engine(["pred", "label"]))},
+        key_val_metric={"error": Average(output_transform=lambda output: output[0]["pred"].item())},
         metric_cmp_fn=lower_is_better,
         val_handlers=[best],
     )
@@ -60,13 +60,26 @@ def test_weights_of_an_earlier_run_are_kept(tmp_path: Path, caplog: pytest.LogCa
     assert not caplog.records
     run(tmp_path, [0.1, 0.2, 0.3, 0.4])  # the same run once more
     assert not caplog.records
-    for _ in range(2):  # another run, killed once before its first checkpoint
-        run(tmp_path, [0.4, 0.3, 0.1, 0.2], seed=4)
+    with pytest.raises(IndexError):  # another run, which ends after its first validation, before any checkpoint
+        run(tmp_path, [0.4], seed=4)
+    run(tmp_path, [0.4, 0.3, 0.1, 0.2], seed=4)
     best, kept = tmp_path / "model.pt", tmp_path / "earlier_model.pt"
     assert (weight_of(best), weight_of(kept)) == (3, 1)
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
         f"{best} is of an earlier run and is replaced: kept it as {kept}"
     ]
+
+
+def test_a_finished_run_that_is_repeated_loses_nothing(tmp_path: Path) -> None:
+    run(tmp_path, [0.4, 0.3, 0.1, 0.2])
+    with pytest.raises(IndexError):
+        run(tmp_path, [0.4])  # the same settings, and an end after the first epoch
+    assert weight_of(tmp_path / "model.pt") == 1 and weight_of(tmp_path / "earlier_model.pt") == 3
+
+
+def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    best, _ = run(tmp_path, [float("nan"), 0.5, float("nan"), 0.1])
+    assert weight_of(best) == 4 and read_weights(best)[1]["best"]["value"] == pytest.approx(0.1)
 
 
 def test_without_a_path_the_last_weights_are_not_kept(tmp_path: Path) -> None:
