@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridmim_components.system.files import Row, read_json_object, read_table
+from hybridmim_components.workflow.resume import is_set_aside
 from hybridmim_components.workflow.run_record import RUN_FILE
 
 __all__ = ["STEPS", "RunFolders", "find_run", "naming", "read_record"]
@@ -62,7 +63,7 @@ def find_run(folder: str | Path) -> RunFolders:
     if not root.is_dir():
         raise FileNotFoundError(f"a run must be a folder, got {folder}")
     found: dict[str, Path] = {}
-    for place in [root, *sorted(path for path in root.iterdir() if path.is_dir())]:
+    for place in [root, *sorted(path for path in root.iterdir() if path.is_dir() and not is_set_aside(path))]:
         step = _step_of(place)
         if step in found:
             raise ValueError(f"a run has one folder for each step, got two of {step}: {found[step]} and {place}")

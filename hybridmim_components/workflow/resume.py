@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from hybridmim_components.weights.check import FINGERPRINTS
 
-__all__ = ["RESUME", "checkpoints_in", "find_unfinished", "read_checkpoint", "set_aside"]
+__all__ = ["RESUME", "checkpoints_in", "find_unfinished", "is_set_aside", "read_checkpoint", "remove", "set_aside"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,33 +95,66 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def set_aside(output_dir: Path, names: tuple[str, ...]) -> None:
-    """Make room for a new run: move the files of an unfinished run aside, or remove those of a finished run.
+def set_aside(output_dir: Path, figures: tuple[str, ...]) -> None:
+    """Make room for a new run: move an unfinished run, or the figures of a finished one, into a folder of their own.
+
+    The folder is ``unfinished_1`` or ``finished_1``, or has the next free number. The checkpoints of a finished run are
+    deleted; its weights are in ``ckpt_dir``.
 
     Args:
-        output_dir: folder of the run.
-        names: files and folders in it.
+        output_dir: folder of the run, with its ``checkpoints``.
+        figures: further files and folders of a run there.
 
     Example:
         >>> Path("run/checkpoints").mkdir(parents=True)
         >>> torch.save({"finished": False, "recipe": {}, "trainer": {}}, "run/checkpoints/step_00000008.pt")
-        >>> set_aside(Path("run"), ("checkpoints", "training.csv"))
+        >>> set_aside(Path("run"), ("training.csv",))
         >>> [str(path) for path in Path("run").rglob("*.pt")]
         ['run/unfinished_1/checkpoints/step_00000008.pt']
     """
-    present = [output_dir / name for name in names if (output_dir / name).exists()]
-    newest = next(iter(checkpoints_in(output_dir / "checkpoints")), None)
-    if newest is None or _finished(newest):
-        for path in present:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    checkpoints = output_dir / "checkpoints"
+    newest = next(iter(checkpoints_in(checkpoints)), None)
+    unfinished = newest is not None and not _finished(newest)
+    if not unfinished:
+        remove(checkpoints)
+    present = [path for name in ("checkpoints", *figures) if (path := output_dir / name).exists()]
+    if not present:
         return
-    number = 1
-    while (target := output_dir / f"unfinished_{number}").exists():
+    kind, number = "unfinished" if unfinished else "finished", 1
+    while (target := output_dir / f"{kind}_{number}").exists():
         number += 1
     target.mkdir()
     for path in present:
         path.rename(target / path.name)
-    logger.warning("Starting afresh: the unfinished run in %s was moved to %s", output_dir, target)
+    if unfinished:
+        logger.warning("Starting afresh: the unfinished run in %s was moved to %s", output_dir, target)
+    else:
+        logger.info("The figures of the finished run in %s were moved to %s", output_dir, target)
+
+
+def is_set_aside(folder: Path) -> bool:
+    """Return whether :func:`set_aside` made a folder.
+
+    Example:
+        >>> is_set_aside(Path("run/unfinished_1")), is_set_aside(Path("run/train"))
+        (True, False)
+    """
+    return re.fullmatch(r"(un)?finished_\d+", folder.name) is not None
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there.
+
+    Example:
+        >>> Path("previews").mkdir()
+        >>> remove(Path("previews"))
+        >>> Path("previews").exists()
+        False
+    """
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _finished(path: Path) -> bool:

@@ -30,6 +30,14 @@ def test_a_run_that_has_just_started_is_found_by_its_record(tmp_path: Path) -> N
         assert find_run(tmp_path).pretrain == tmp_path / "a"
 
 
+def test_runs_that_were_set_aside_are_not_looked_into(whole_run: Callable[..., Path]) -> None:
+    train = whole_run() / "train"
+    for name in ("unfinished_1", "finished_12"):
+        (train / name).mkdir()
+        (train / name / "training.csv").write_text("epoch,train_loss\n")
+    assert find_run(train).train == train
+
+
 def test_two_outputs_of_one_step_and_folders_without_a_run_are_refused(
     whole_run: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -19,14 +19,21 @@ from torch.nn.parallel import DistributedDataParallel
 from hybridmim_components.system.files import PARTIAL, save_tensors
 from hybridmim_components.system.stop_signals import StopSignals
 from hybridmim_components.weights.check import require_fitting_state
-from hybridmim_components.workflow.resume import RESUME, checkpoints_in, find_unfinished, read_checkpoint, set_aside
+from hybridmim_components.workflow.resume import (
+    RESUME,
+    checkpoints_in,
+    find_unfinished,
+    read_checkpoint,
+    remove,
+    set_aside,
+)
 
 __all__ = ["Checkpoints"]
 
 logger = logging.getLogger(__name__)
 
 _KEPT = 2  # the newest, and the one before it in case the newest is damaged
-_CURVES = ("training.csv", "validation.csv")
+_FIGURES = ("training.csv", "validation.csv", "previews")
 _NONE = "none"  # stands for no checkpoint
 
 
@@ -115,10 +122,10 @@ class Checkpoints:
         path = find_unfinished(self.folder, self.recipe) if self.resume == "auto" and not self.managed else None
         if path is None and self.managed:
             shutil.rmtree(self.folder)
-            for name in _CURVES:
-                (self.output_dir / name).unlink(missing_ok=True)
+            for name in _FIGURES:
+                remove(self.output_dir / name)
         elif path is None:
-            set_aside(self.output_dir, ("checkpoints", *_CURVES))
+            set_aside(self.output_dir, _FIGURES)
         self._require_space()
         return path
 

@@ -243,6 +243,19 @@ def test_a_finished_run_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCa
         run(tmp_path, recipe={"learning_rate": learning_rate})
         assert len((tmp_path / "training.csv").read_text().splitlines()) == 1 + EPOCHS
     assert "Going on" not in caplog.text and not (tmp_path / "unfinished_1").exists()
+    kept = tmp_path / "finished_1"
+    assert {path.name for path in kept.iterdir()} == {"training.csv", "validation.csv"}
+    assert len((kept / "training.csv").read_text().splitlines()) == 1 + EPOCHS
+
+
+def test_pictures_of_an_earlier_run_do_not_stay_beside_the_new_curves(tmp_path: Path) -> None:
+    (tmp_path / "previews").mkdir()
+    (tmp_path / "previews" / "epoch_009.png").touch()
+    run(tmp_path)
+    assert (tmp_path / "finished_1" / "previews" / "epoch_009.png").is_file() and not (tmp_path / "previews").exists()
+    (tmp_path / "previews").mkdir()
+    run(tmp_path, managed=True)
+    assert not (tmp_path / "previews").exists() and not (tmp_path / "finished_2").exists()
 
 
 def test_lists_of_another_program_are_never_resumed(tmp_path: Path) -> None:
