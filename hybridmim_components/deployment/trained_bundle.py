@@ -16,7 +16,7 @@ from torch import nn
 
 from hybridmim_components.networks.backbones import backbone_of
 from hybridmim_components.system.overrides import find_unknown
-from hybridmim_components.weights import how_to_get_weights, read_weights
+from hybridmim_components.weights import how_to_get_weights, read_weights, recipe_differences
 from hybridmim_components.weights.check import require_fitting_state
 
 __all__ = ["TrainedBundle"]
@@ -24,6 +24,7 @@ __all__ = ["TrainedBundle"]
 # Networks whose exported file takes crops of any size. Every other network is exported for one size: SwinUNETR
 # computes the windows and masks of its attention in Python from the size of the crop, so that they become constants.
 RESIZABLE = (BasicUNet, DynUNet)
+_PREPROCESSING = ("spacing", "intensity_range", "clip_percentiles")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class TrainedBundle:
         Raises:
             FileNotFoundError: when a file is missing; names the file and how to get it.
             ValueError: when an override is unknown, the crop does not fit the network, or the weights are those of
-                another network or of pre-training.
+                another network, of another pre-processing or of pre-training.
         """
         root = Path(bundle)
         parser, metadata = _read(root)
@@ -84,7 +85,7 @@ class TrainedBundle:
         _check_size(size, network)
         for entry in (*_formats(metadata, "inputs"), *_formats(metadata, "outputs")):
             entry["spatial_shape"] = list(size)
-        _load(network, path)
+        _load(network, path, parser)
         return cls(network, config, metadata, path, size)
 
     @property
@@ -160,9 +161,15 @@ def _find_weights(root: Path, weights: str | Path | None) -> Path:
     )
 
 
-def _load(network: nn.Module, path: Path) -> None:
+def _load(network: nn.Module, path: Path, parser: ConfigParser) -> None:
     state, recipe = read_weights(path)
     if "mask_ratio" in recipe:
         raise ValueError(f"weights must be of a fine-tuned network, {path} is of pre-training: run train.json first")
     require_fitting_state(network, state, path, str(recipe.get("network", "")))
+    # an exported file contains this pre-processing, and gives masks that are wrong without a sign of it
+    settings = {key: parser.get_parsed_content(key) for key in _PREPROCESSING if key in parser}
+    if differences := recipe_differences(recipe, settings):
+        raise ValueError(
+            f"an export needs the settings of training ({path}), but {'; '.join(differences)}: name them by overrides"
+        )
     network.load_state_dict(state)

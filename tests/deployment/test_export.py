@@ -200,6 +200,15 @@ def test_weights_of_another_network_are_refused(spleen: Path) -> None:
     assert files_in(spleen) == {"model.pt"}
 
 
+def test_another_pre_processing_than_in_training_is_refused(spleen: Path) -> None:
+    recipe = {"spacing": [3.0, 3.0, 3.0], "intensity_range": [-57, 164]}
+    (spleen / "models" / "model.json").write_text(json.dumps(recipe))
+    TrainedBundle.load(spleen, **SMALL["unet"])
+    overrides = {name: value for name, value in SMALL["unet"]["overrides"].items() if name != "spacing"}
+    with pytest.raises(ValueError, match=r"model.pt\), but spacing was \[3.0, 3.0, 3.0\], is \[1.5, 1.5, 2.0\]: name"):
+        TrainedBundle.load(spleen, overrides=overrides)
+
+
 def test_weights_of_pretraining_are_refused(spleen: Path) -> None:
     """They fit in every shape, but nobody has trained the output layer."""
     save_weights(spleen / "models" / "model.pt", network_of(spleen, "unet"), {"mask_ratio": 0.4})
