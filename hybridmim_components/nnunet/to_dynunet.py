@@ -83,7 +83,8 @@ def convert_to_dynunet(checkpoint: str | Path, output: str | Path) -> dict[str, 
             f"got others in {checkpoint}: {error.args[0]}"
         ) from error
     recipe = {key: value for key, value in content.get("recipe", {}).items() if key in FINGERPRINTS}
-    recipe |= {"network": "DynUNet", "method": "nnU-Net", "source": Path(checkpoint).name}
+    # nnU-Net does not record the cases that it has trained on
+    recipe |= {"unknown_volumes": True, "network": "DynUNet", "method": "nnU-Net", "source": Path(checkpoint).name}
     recipe |= {
         ours: [plan[theirs][axis] for axis in axes]
         for ours, theirs in (("spacing", "spacing"), ("roi_size", "patch_size"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 from hybridmim_components.weights.saving import (
     checked_recipe,
     find_weights,
+    has_unknown_volumes,
     how_to_get_weights,
     read_recipe,
     read_weights,
@@ -20,6 +21,7 @@ __all__ = [
     "adapt_stem",
     "checked_recipe",
     "find_weights",
+    "has_unknown_volumes",
     "how_to_get_weights",
     "load_pretrained",
     "read_recipe",

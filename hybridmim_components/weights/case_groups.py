@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridmim_components.data.volumes import image_files
+from hybridmim_components.weights.saving import has_unknown_volumes
 
 __all__ = ["GROUPS", "case_name", "group_cases"]
 
@@ -16,7 +17,7 @@ __all__ = ["GROUPS", "case_name", "group_cases"]
 #:
 #: ``unseen``: nothing, since training, pre-training and the choice of the best epoch did not use the case;
 #: ``validation``: only the choice of the best epoch used it; ``pretraining``: its image; ``training``: its image and
-#: label; ``unknown``: the recipe of the weights does not say.
+#: label; ``unknown``: the recipe of the weights, or of those that they started from, does not say.
 GROUPS = ("unseen", "validation", "pretraining", "training", "unknown")
 _NEEDED = ("training_volumes", "validation_volumes")
 
@@ -64,9 +65,12 @@ def group_cases(
         {'a': 'unseen', 'b': 'training'}
         >>> group_cases(items, digests, recipe={})
         {'a': 'unknown', 'b': 'unknown'}
+        >>> started_from_unknown = {"training_volumes": ["97ab"], "validation_volumes": [], "unknown_volumes": True}
+        >>> group_cases(items, digests, recipe=started_from_unknown)
+        {'a': 'unknown', 'b': 'training'}
     """
     seen = {group: set(recipe.get(f"{group}_volumes", [])) for group in ("training", "pretraining", "validation")}
-    known = all(key in recipe for key in _NEEDED)
+    known = all(key in recipe for key in _NEEDED) and not has_unknown_volumes(recipe)
     groups: dict[str, str] = {}
     for item in items:
         own = set(digests[image_files(item["image"])])

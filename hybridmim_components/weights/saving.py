@@ -26,6 +26,7 @@ from hybridmim_components.weights.check import (
 __all__ = [
     "checked_recipe",
     "find_weights",
+    "has_unknown_volumes",
     "how_to_get_weights",
     "read_plain",
     "read_recipe",
@@ -205,3 +206,17 @@ def seen_volumes(recipe: Mapping[str, Any]) -> set[str]:
         ['a', 'b']
     """
     return {v for key in SEEN for v in recipe.get(key, [])}
+
+
+def has_unknown_volumes(recipe: Mapping[str, Any]) -> bool:
+    """Return whether weights may have seen volumes that their recipe does not list.
+
+    Weights without a recipe may have, and all weights that were trained on from such weights.
+
+    Example:
+        >>> has_unknown_volumes({"volumes": ["a"]}), has_unknown_volumes({})
+        (False, True)
+        >>> has_unknown_volumes({"volumes": ["a"], "unknown_volumes": True})
+        True
+    """
+    return bool(recipe.get("unknown_volumes", not any(key in recipe for key in SEEN)))

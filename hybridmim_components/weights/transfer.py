@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hybridmim_components.networks import scale_free
@@ -21,6 +23,7 @@ __all__ = ["LoadReport", "adapt_stem", "load_pretrained", "recipe_differences"]
 
 logger = logging.getLogger(__name__)
 
+_OVERWRITTEN = "an earlier state of the same file"
 _SHOWN = 5  # names of each kind; with another network, a hundred may be missing
 
 
@@ -56,6 +59,8 @@ class LoadReport:
     differences: list[str] = field(default_factory=list)
     """Each setting in which the recipe of pre-training differs from the target's."""
     recipe: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    """Digest of the file's tensors, by which a run tells whether it started from the same weights."""
 
     def __str__(self) -> str:
         counts = ", ".join(
@@ -92,6 +97,7 @@ def load_pretrained(
     recipe: Mapping[str, Any] | None = None,
     bundle_root: str | Path | None = None,
     restore_scale: bool = True,
+    output: str | Path | None = None,
 ) -> LoadReport:
     """Load pre-trained encoder and decoder weights into a segmentation network, in place.
 
@@ -109,6 +115,8 @@ def load_pretrained(
         recipe: settings of the target, which are compared with the settings of pre-training that have the same names.
         bundle_root: second place to look for a relative path.
         restore_scale: see above. :func:`.networks.scale_free_norms` tells which weights it applies to.
+        output: file that the run will write. If it is the same file, the report has no digest of it, since a run that
+            is resumed would find another one.
 
     Returns:
         Report of what was done, which is also logged.
@@ -130,7 +138,9 @@ def load_pretrained(
         raise ValueError(f"min_share must be in (0, 1], got {min_share}")
     found = find_weights(path, bundle_root)
     source, source_recipe = read_weights(found)
-    report = LoadReport(str(found), recipe=source_recipe)
+    report = LoadReport(str(found), recipe=source_recipe, digest=_OVERWRITTEN)
+    if output is None or found.resolve() != Path(output).resolve():
+        report.digest = _digest(source)
     new = _match(network, source, report)
     target = network.state_dict()
     output_layer = backbone_of(network).output_layer
@@ -149,6 +159,16 @@ def load_pretrained(
     level = logging.WARNING if report.differences or report.mismatched else logging.INFO
     logger.log(level, "Loaded pre-trained weights\n%s", report)
     return report
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """Return the first 16 digits of the SHA-256 of names, types, shapes and values."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name]
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
 
 
 def _belongs(name: str, layer: str) -> bool:

@@ -16,7 +16,7 @@ from torch import nn
 from hybridmim_components.data.inspection import inspect_volumes
 from hybridmim_components.data.volumes import VolumeRules, image_files
 from hybridmim_components.networks.backbones import check_crop_size
-from hybridmim_components.weights import checked_recipe, recipe_differences, seen_volumes
+from hybridmim_components.weights import checked_recipe, has_unknown_volumes, recipe_differences, seen_volumes
 from hybridmim_components.weights.case_groups import GROUPS, group_cases
 from hybridmim_components.workflow.leaks import Digests, Items, digests_of, names_of, refuse_seen, without_copies
 
@@ -49,15 +49,16 @@ def check_pretraining(
         crops_per_volume: crops drawn from a volume at a time.
         contrast_weight: weight of the contrastive loss. Unless it is 0, a batch must contain negatives.
         same_volume_negatives: whether crops of one volume count as negatives.
-        pretraining_recipe: recipe of the weights that this run starts from. The volumes they have seen count too.
+        pretraining_recipe: recipe of the weights that this run starts from, None: new weights. The volumes that they
+            have seen count too.
         allow_seen: warn instead of refusing when a held-out volume is among those of pre-training.
         num_workers: threads that read the volumes.
         rules: requirements on the volumes.
         skip_unreadable: log unusable volumes and go on without them, instead of raising.
 
     Returns:
-        The usable items of ``training`` and ``validation``, and ``fingerprints`` of every volume that pre-training
-        sees, for the recipe of its weights.
+        The usable items of ``training`` and ``validation``; for the recipe of the weights, ``fingerprints`` of every
+        volume that pre-training sees, and ``unknown_volumes``, see :func:`.weights.has_unknown_volumes`.
 
     Raises:
         ValueError: when a setting or volumes are wrong; names them.
@@ -68,7 +69,7 @@ def check_pretraining(
         >>> _ = write_unlabelled_hippocampi("volumes", 4, size=(16, 16, 16))
         >>> lists = pretraining_lists("msd_hippocampus", None, unlabelled_dirs="volumes")
         >>> checked = check_pretraining(lists, "out", batch_size=4, crops_per_volume=2, contrast_weight=0.1)
-        >>> {name: len(found) for name, found in checked.items()}
+        >>> {name: len(checked[name]) for name in ("training", "validation", "fingerprints")}
         {'training': 3, 'validation': 1, 'fingerprints': 4}
         >>> check_pretraining(lists, "out", batch_size=2, crops_per_volume=2, contrast_weight=0.1)
         Traceback (most recent call last):
@@ -104,7 +105,19 @@ def check_pretraining(
     own = [] if "pool" in lists else [item for name in ("training", "validation") for item in usable[name]]
     copies = names_of(own, digests)
     refuse_seen(usable["held_out"], digests, seen, allow_seen, "is among the volumes of pre-training", copies)
-    return {"training": usable["training"], "validation": usable["validation"], "fingerprints": sorted(seen)}
+    checked = {"training": usable["training"], "validation": usable["validation"], "fingerprints": sorted(seen)}
+    return {**checked, "unknown_volumes": _warned_of_unknown(pretraining_recipe)}
+
+
+def _warned_of_unknown(recipe: Mapping[str, Any] | None) -> bool:
+    """Return whether the weights that a run starts from may have seen volumes that nobody knows; if so, warn."""
+    unknown = recipe is not None and has_unknown_volumes(recipe)
+    if unknown:
+        logger.warning(
+            "The pre-trained weights do not say which volumes they have seen, so no leak can be noticed: an evaluation "
+            "will call cases unknown instead of unseen"
+        )
+    return unknown
 
 
 def _usable_of_files(
@@ -142,7 +155,7 @@ def check_training(
     output_dir: str | Path,
     batch_size: int,
     crops_per_volume: int,
-    pretraining_recipe: Mapping[str, Any],
+    pretraining_recipe: Mapping[str, Any] | None,
     network: nn.Module,
     roi_size: Sequence[int],
     rules: VolumeRules | None = None,
@@ -159,7 +172,7 @@ def check_training(
         output_dir: folder of the run.
         batch_size: crops per batch.
         crops_per_volume: crops drawn from a volume at a time.
-        pretraining_recipe: recipe of the pre-trained weights, empty when training from scratch.
+        pretraining_recipe: recipe of the pre-trained weights, None when training from scratch.
         network: the segmentation network.
         roi_size: size of a crop in voxels.
         rules: requirements on images and labels.
@@ -168,7 +181,8 @@ def check_training(
 
     Returns:
         Fingerprints for the recipe of the fine-tuned weights, as ``training_volumes``, ``pretraining_volumes`` and
-        ``validation_volumes``, and ``managed``, which says whether another program chose the volumes.
+        ``validation_volumes``, with ``unknown_volumes``, see :func:`.weights.has_unknown_volumes`; and ``managed``,
+        which says whether another program chose the volumes.
 
     Raises:
         ValueError: when a setting or volumes are wrong; names them.
@@ -180,7 +194,7 @@ def check_training(
         >>> lists = finetuning_lists("msd_hippocampus", "data", fold=0)
         >>> settings = {"output_dir": "out", "batch_size": 2, "crops_per_volume": 1, "roi_size": (32, 32, 32)}
         >>> network = BasicUNet(out_channels=3, features=(4, 4, 4, 4, 4, 4))
-        >>> checked = check_training(**lists, **settings, network=network, pretraining_recipe={})
+        >>> checked = check_training(**lists, **settings, network=network, pretraining_recipe=None)
         >>> len(checked["training_volumes"]), len(checked["validation_volumes"])
         (8, 2)
     """
@@ -191,7 +205,8 @@ def check_training(
     _require_one_per_process(training, "training")
     _require_one_per_process(validation, "validation")
     digests = inspect_volumes([*training, *validation], Path(output_dir) / "volumes.json", num_workers, rules)
-    seen = seen_volumes(pretraining_recipe)
+    earlier = pretraining_recipe or {}
+    seen = seen_volumes(earlier)
     managed = any("case_id" not in item for item in training)
     trained = {image_files(item["image"]) for item in training}
     held_out = [item for item in validation if image_files(item["image"]) not in trained]
@@ -201,9 +216,10 @@ def check_training(
         held_out, digests, own, allow_seen or managed, "is among the training cases", names_of(training, digests)
     )
     # volumes that chose the epoch of the weights that this run starts from count too
-    chose = digests_of(validation, digests) | set(pretraining_recipe.get("validation_volumes", []))
+    chose = digests_of(validation, digests) | set(earlier.get("validation_volumes", []))
     volumes = {"training_volumes": own, "pretraining_volumes": seen, "validation_volumes": chose}
-    return {**{key: sorted(value) for key, value in volumes.items()}, "managed": managed}
+    fingerprints = {key: sorted(value) for key, value in volumes.items()}
+    return {**fingerprints, "unknown_volumes": _warned_of_unknown(pretraining_recipe), "managed": managed}
 
 
 def check_evaluation(

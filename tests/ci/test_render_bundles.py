@@ -139,7 +139,7 @@ def test_the_walk_through_gives_a_pair_that_pretrains_trains_and_infers(
     for name, overrides in steps.items():
         done = monai_run(bundle, [name], walk_through, **small, **overrides, output_dir=out / name)
         assert done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
-    assert read_weights(out / "models" / "model.pt")[1]["pretrained"] is True
+    assert read_weights(out / "models" / "model.pt")[1]["pretrained"]
     (image,) = (data / "imagesTs").glob("*.nii.gz")
     (mask,) = (out / "inference").glob("*.nii.gz")
     assert nib.load(mask).shape == nib.load(image).shape

@@ -74,6 +74,16 @@ def test_differences_of_the_recipes_are_reported(tmp_path: Path, caplog: pytest.
     assert "recipe differs: spacing was [1.5, 1.5, 2.0], is [1, 1, 1]" in caplog.text
 
 
+def test_a_run_can_tell_which_weights_it_started_from(tmp_path: Path) -> None:
+    networks = [unet(), unet()]
+    for name, network in (("a", networks[0]), ("copy", networks[0]), ("b", networks[1])):
+        save_weights(tmp_path / f"{name}.pt", network, {**RECIPE, "file": name})
+    a, copy, b = (load_pretrained(unet(), tmp_path / f"{name}.pt").digest for name in ("a", "copy", "b"))
+    assert a == copy != b and len(a) == 16
+    overwritten = load_pretrained(unet(), tmp_path / "a.pt", output=tmp_path / "x" / ".." / "a.pt")
+    assert overwritten.digest == "an earlier state of the same file"
+
+
 def test_too_small_a_share_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
     save_weights(tmp_path / "model.pt", unet(), {})
     target = unet(features=(4, 4, 8, 8, 24, 4))

@@ -82,7 +82,7 @@ def test_one_volume_per_batch_is_allowed_on_request(tmp_path: Path, lists: dict,
     assert check_pretraining(lists, tmp_path / "out", **{**RUN, "batch_size": 2, **settings})
 
 
-def training_arguments(tmp_path: Path, recipe: dict) -> dict:
+def training_arguments(tmp_path: Path, recipe: dict | None) -> dict:
     cases = [case(tmp_path, i, i) for i in range(3)]
     return {
         "training": cases[:2],
@@ -109,6 +109,19 @@ def test_training_on_what_pretraining_saw_is_normal(tmp_path: Path) -> None:
     seen = [fingerprint(read_volume(i["image"])) for i in arguments["training"]]
     volumes = check_training(**{**arguments, "pretraining_recipe": {"volumes": seen}})
     assert volumes["training_volumes"] == volumes["pretraining_volumes"] == sorted(seen)
+
+
+def test_weights_that_do_not_say_what_they_saw_are_told_and_passed_on(
+    tmp_path: Path, lists: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = training_arguments(tmp_path, {})
+    assert not check_training(**training_arguments(tmp_path, None))["unknown_volumes"]
+    assert not check_pretraining(lists, tmp_path / "out", **RUN)["unknown_volumes"]
+    assert "do not say" not in caplog.text
+    assert check_training(**arguments)["unknown_volumes"] and "do not say which volumes" in caplog.text
+    assert check_pretraining(lists, tmp_path / "out", **RUN, pretraining_recipe={})["unknown_volumes"]
+    trained_on = {"volumes": [], "unknown_volumes": True}
+    assert check_training(**{**arguments, "pretraining_recipe": trained_on})["unknown_volumes"]
 
 
 def test_lists_from_another_program_only_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -193,7 +206,7 @@ def test_a_page_about_a_folder_that_is_not_there_is_refused_before_the_evaluatio
 def test_cases_that_nothing_has_seen_are_unseen_whatever_the_fold(
     tmp_path: Path, fold: int | str | list[str], test_dir: str | None
 ) -> None:
-    arguments = training_arguments(tmp_path, {})
+    arguments = training_arguments(tmp_path, None)
     recipe = {k: v for k, v in check_training(**arguments).items() if k != "managed"}
     model = tmp_path / "model.pt"
     save_weights(model, NETWORK["network"], recipe, bare=True)
