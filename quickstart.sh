@@ -20,8 +20,8 @@ usage() {
 Usage: ./quickstart.sh [--bundle NAME] [--dataset-dir DIR] [--unlabelled-dirs DIR] [--modalities LIST]
                        [--fold N|standard|all] [--output DIR] [--no-install] [--help]
 
-Pre-trains a small network by HybridMIM, fine-tunes it, evaluates it on cases that it has not seen, segments new images, and
-ends with a table, overview.png and report.html. Without --dataset-dir it does so on phantoms that it makes: CT-like abdomens or MR-like
+Pre-trains a small network by HybridMIM, fine-tunes it, evaluates it on held-out cases, segments new images, and ends with a
+table, overview.png and report.html. The held-out cases choose the best epoch. Without --dataset-dir it does so on phantoms that it makes: CT-like abdomens or MR-like
 brains; the hippocampus bundles download their data set of real patients (27 MB) instead. Each step is the bundle's own
 config, shrunk by overrides. A step that is done is not done again: remove --output for that.
 
@@ -31,7 +31,7 @@ config, shrunk by overrides. A step that is done is not done again: remove --out
   --dataset-dir DIR      your data set, in the layout that the bundle's docs/README.md names
   --unlabelled-dirs DIR  your folder of unlabelled scans
   --modalities LIST      brats2020: the sequences that you have, such as flair,t1ce
-  --fold N|standard|all  which fold is held out (default: the bundle's); 'all' for fewer than 5 labelled cases
+  --fold N|standard|all  which fold is held out (default: the bundle's); 'all' for a single labelled case
   --output DIR           where everything is written (default ./quickstart_output)
   --no-install           use the `python` on PATH as it is
 TEXT

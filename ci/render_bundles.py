@@ -10,7 +10,7 @@ backbone has one file of values. The templates, and the values themselves, may c
 - ``{{name}}`` within other text becomes the value as text;
 - ``"{{*name}}"`` in a list, or as a key of an object, is replaced by the items of that value.
 
-A data set's ``of_backbone`` holds values for single backbones, which override the values of all other files. A file of
+A data set's ``of_backbone`` holds values for single backbones, which override those of all files before it. A file of
 ``performance`` holds the figures that benchmarks/trained_weights.py measured with the weights of a bundle.
 
     python ci/render_bundles.py                      # write all bundles to bundles/
