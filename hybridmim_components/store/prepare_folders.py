@@ -19,8 +19,15 @@ from tqdm import tqdm
 from hybridmim_components.data.doubts import warn_of
 from hybridmim_components.data.unlabelled import find_volumes
 from hybridmim_components.data.volumes import Image, image_files, quieten_readers
-from hybridmim_components.store.encoding import SHARD
-from hybridmim_components.store.index import read_settings, records, require_libraries, write_index, write_settings
+from hybridmim_components.store.encoding import METADATA, SHARD
+from hybridmim_components.store.index import (
+    ROWS,
+    read_settings,
+    records,
+    require_libraries,
+    write_index,
+    write_settings,
+)
 from hybridmim_components.store.places import StorePlace
 from hybridmim_components.store.prepare_volume import prepare_volume, source_state, volume_name
 from hybridmim_components.store.settings import StoreSettings
@@ -112,6 +119,10 @@ def _fill(
     todo = _left(place, volumes, verify)
     if len(todo) < len(volumes):
         logger.info("%d of %d volume(s) are in %s already", len(volumes) - len(todo), len(volumes), place.url)
+    if {volume_name(image) for image in todo} & {name for name, _ in records(place)}:
+        place.remove(
+            ROWS
+        )  # it lists changed volumes as they were before, also if this command does not come to its end
     prepare = partial(_prepare, place, settings)
     errors, unusual = [], []
     for image, doubts, error in tqdm(_run(prepare, todo, num_workers), "preparing", len(todo), unit="vol"):
@@ -194,6 +205,8 @@ def _prepare(place: StorePlace, settings: StoreSettings, image: Image) -> _Outco
     try:
         return image, prepare_volume(image, place, settings), ""
     except (ValueError, FileNotFoundError) as error:
-        return image, [], str(error)
+        fault = str(error)
     except (MemoryError, RuntimeError) as error:  # torch reports a lack of memory as a RuntimeError
-        return image, [], f"cannot prepare {', '.join(image_files(image))}: {error}"
+        fault = f"cannot prepare {', '.join(image_files(image))}: {error}"
+    place.remove(f"{volume_name(image)}/{METADATA}")  # the store may hold it as it was before
+    return image, [], fault

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import csv
-import glob
 import json
 import os
+import re
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 Row = dict[str, str]
+_DATA_FILE = re.compile(rb"^\s*ElementDataFile\s*[=:]\s*(.*?)\s*$", re.MULTILINE)
 
 
 #: Suffix of the temporary file that stays beside the target if the process is killed while it writes.
@@ -125,18 +127,24 @@ def file_state(path: str | Path) -> list[int]:
     """Return size and modification time of a file, which show whether a volume has been replaced.
 
     Args:
-        path: file or folder. A .mhd file counts together with the data beside it, and a folder, such as a DICOM series,
-            with all its files.
+        path: file or folder. A .mhd file counts together with the data that it names, and a folder, such as a DICOM
+            series, with all its files.
 
     Returns:
-        Size in bytes and time in nanoseconds, or an empty list if there is no such file.
+        Size in bytes and time in nanoseconds, with a checksum of those of all files if there are several; or an empty
+        list if there is no such file.
     """
     target = Path(path)
     if target.is_dir():
         files = sorted(target.iterdir())
-    elif target.suffix.lower() == ".mhd":
-        files = sorted(p for p in target.parent.glob(f"{glob.escape(target.stem)}.*"))
     else:
         files = [target]
-    stats = [file.stat() for file in files if file.is_file()]
-    return [sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)] if stats else []
+    if target.suffix.lower() == ".mhd" and target.is_file():
+        with target.open("rb") as stream:
+            named = _DATA_FILE.search(stream.read(2**16))
+        files += [target.with_name(os.path.basename(os.fsdecode(named[1])))] if named else []
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    if len(stats) < 2:
+        return [number for _, s in stats for number in (s.st_size, s.st_mtime_ns)]
+    each = zlib.crc32(repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats]).encode())
+    return [sum(s.st_size for _, s in stats), max(s.st_mtime_ns for _, s in stats), each]

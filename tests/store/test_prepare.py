@@ -229,6 +229,23 @@ def test_unreadable_volumes_are_all_named_or_skipped(images: Path, tmp_path: Pat
     assert prepare_store(images, store, settings, num_workers=0, skip_unreadable=True) == 2
 
 
+def test_an_index_never_lists_a_volume_as_it_was_before(
+    images: Path, ct_images: Path, tmp_path: Path, settings: StoreSettings
+) -> None:
+    """It held the fingerprint of the old volume, so that a held-out case in its place was trained on unnoticed."""
+    store = tmp_path / "store"
+    assert prepare_store(images, store, settings, num_workers=0) == 3
+    shutil.copyfile(ct_images / "scan_4.nii.gz", images / "scan_1.nii.gz")
+    (images / "scan_2.nii.gz").write_text("no image any more")
+    with pytest.raises(ValueError, match=r"1 of 3 volume\(s\) cannot be used"):
+        prepare_store(images, store, settings, num_workers=0)
+    with pytest.raises(ValueError, match="has no index: repeat the command that prepared it"):
+        open_store(store, **settings.as_dict())
+    assert prepare_store(images, store, settings, num_workers=0, skip_unreadable=True) == 2
+    found = {row["fingerprints"][0].decode() for row in open_store(store, **settings.as_dict()).rows}
+    assert found == {fingerprint(read_volume(images / f"scan_{n}.nii.gz")) for n in (0, 1)}
+
+
 @pytest.mark.slow
 def test_processes_write_what_one_writes(images: Path, tmp_path: Path, settings: StoreSettings) -> None:
     (images / "text.nii.gz").write_text("no image")
