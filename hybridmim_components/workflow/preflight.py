@@ -180,9 +180,9 @@ def check_training(
         num_workers: threads that read the volumes.
 
     Returns:
-        Fingerprints for the recipe of the fine-tuned weights, as ``training_volumes``, ``pretraining_volumes`` and
-        ``validation_volumes``, with ``unknown_volumes``, see :func:`.weights.has_unknown_volumes`; and ``managed``,
-        which says whether another program chose the volumes.
+        Fingerprints for the recipe of the fine-tuned weights, as ``training_volumes``, ``pretraining_volumes`` (those
+        that are not among the former) and ``validation_volumes``, with ``unknown_volumes``, see
+        :func:`.weights.has_unknown_volumes`; and ``managed``, which says whether another program chose the volumes.
 
     Raises:
         ValueError: when a setting or volumes are wrong; names them.
@@ -217,9 +217,12 @@ def check_training(
     )
     # volumes that chose the epoch of the weights that this run starts from count too
     chose = digests_of(validation, digests) | set(earlier.get("validation_volumes", []))
-    volumes = {"training_volumes": own, "pretraining_volumes": seen, "validation_volumes": chose}
+    # a run that writes to the file that it started from finds its own volumes there when it is resumed
+    volumes = {"training_volumes": own, "pretraining_volumes": seen - own, "validation_volumes": chose}
     fingerprints = {key: sorted(value) for key, value in volumes.items()}
-    return {**fingerprints, "unknown_volumes": _warned_of_unknown(pretraining_recipe), "managed": managed}
+    # MONAI Label itself loads the weights of the training before, and tells nothing of what these have seen
+    unknown = managed or _warned_of_unknown(pretraining_recipe)
+    return {**fingerprints, "unknown_volumes": unknown, "managed": managed}
 
 
 def check_evaluation(

@@ -114,19 +114,25 @@ def set_aside(output_dir: Path, figures: tuple[str, ...]) -> None:
     """
     checkpoints = output_dir / "checkpoints"
     newest = next(iter(checkpoints_in(checkpoints)), None)
-    unfinished = newest is not None and not _finished(newest)
+    unfinished = newest is None or not _finished(newest)
+    # checkpoints last: a kill in between must not leave them without their figures
+    names = (*figures, "checkpoints") if newest and unfinished else figures
+    present = [path for name in names if (path := output_dir / name).exists()]
+    if present:
+        _move(present, output_dir, "unfinished" if unfinished else "finished")
     if not unfinished:
-        remove(checkpoints)
-    present = [path for name in ("checkpoints", *figures) if (path := output_dir / name).exists()]
-    if not present:
-        return
-    kind, number = "unfinished" if unfinished else "finished", 1
+        for path in reversed(checkpoints_in(checkpoints)):  # the newest, which tells that the run finished, goes last
+            path.unlink()
+
+
+def _move(present: list[Path], output_dir: Path, kind: str) -> None:
+    number = 1
     while (target := output_dir / f"{kind}_{number}").exists():
         number += 1
     target.mkdir()
     for path in present:
         path.rename(target / path.name)
-    if unfinished:
+    if kind == "unfinished":
         logger.warning("Starting afresh: the unfinished run in %s was moved to %s", output_dir, target)
     else:
         logger.info("The figures of the finished run in %s were moved to %s", output_dir, target)

@@ -108,7 +108,9 @@ def test_training_on_what_pretraining_saw_is_normal(tmp_path: Path) -> None:
     arguments = training_arguments(tmp_path, {})
     seen = [fingerprint(read_volume(i["image"])) for i in arguments["training"]]
     volumes = check_training(**{**arguments, "pretraining_recipe": {"volumes": seen}})
-    assert volumes["training_volumes"] == volumes["pretraining_volumes"] == sorted(seen)
+    assert volumes["training_volumes"] == sorted(seen) and volumes["pretraining_volumes"] == []
+    # a run that writes to the file that it started from finds the same volumes when it is resumed
+    assert check_training(**{**arguments, "pretraining_recipe": {"volumes": seen, **volumes}}) == volumes
 
 
 def test_weights_that_do_not_say_what_they_saw_are_told_and_passed_on(
@@ -130,8 +132,9 @@ def test_lists_from_another_program_only_warn(tmp_path: Path, caplog: pytest.Log
     for part in ("training", "validation"):
         arguments[part] = [{"image": i["image"], "label": i["label"]} for i in arguments[part]]
     with caplog.at_level(logging.WARNING):
-        check_training(**arguments)
+        checked = check_training(**arguments)
     assert "was seen by pre-training" in caplog.text
+    assert checked["managed"] and checked["unknown_volumes"], "MONAI Label loads other weights itself"
 
 
 def test_fold_all_is_no_leak(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import logging
 import math
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 class BestWeights:
     """Handler that saves a stock network whenever a validation is the best so far; attach it to the evaluator.
 
-    Weights that an earlier run left at the same path are kept beside it, as ``earlier_model.pt``.
+    Weights that an earlier run left at the same path are kept beside it, as ``earlier_model.pt``. If there are such
+    weights already, ``earlier_model_2.pt`` and so on follow.
 
     The evaluator's ``key_val_metric`` and ``metric_cmp_fn`` define which metric counts and whether lower is better.
 
@@ -35,6 +37,7 @@ class BestWeights:
         path: target file.
         recipe: plain data to save with the weights, see :func:`.weights.save_weights`; epoch and metric are added.
         bare: write the state dict alone, and the recipe as JSON beside it.
+        one_copy: keep the weights of the last earlier run alone, for a server that trains again and again.
 
     Example:
         >>> from ignite.metrics import Average
@@ -49,11 +52,19 @@ class BestWeights:
         {'epoch': 2, 'metric': 'dice', 'value': 0.75}
     """
 
-    def __init__(self, network: nn.Module, path: str | Path, recipe: Mapping[str, Any], bare: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        path: str | Path,
+        recipe: Mapping[str, Any],
+        bare: bool = False,
+        one_copy: bool = False,
+    ) -> None:
         self.network = network
         self.path = Path(path)
         self.recipe = recipe
         self.bare = bare
+        self.one_copy = one_copy
         self.saved = False
         self.evaluator: Any = None
 
@@ -100,17 +111,20 @@ class BestWeights:
         self.saved = True
 
     def _keep_earlier(self, recipe: Mapping[str, Any]) -> None:
-        """Copy the files that the first save of a run would overwrite, unless they have the same recipe and epoch.
+        """Copy the weights that the first save of a run would overwrite, unless they have the same recipe.
 
         The latter are those of this run, if it was killed after it saved weights and before it saved a checkpoint.
         """
-        if self.path.is_file() and _is_of(recipe, self.path):
+        if not self.path.is_file() or _is_of(recipe, self.path):
             return
-        for path in (self.path.with_suffix(".json"), self.path):
-            if path.is_file():
-                copy = path.with_name(f"earlier_{path.name}")
-                shutil.copy2(path, copy)
-                logger.warning("%s is of an earlier run and is replaced: kept it as %s", path, copy)
+        copy, number = self.path.with_name(f"earlier_{self.path.name}"), 1
+        while copy.exists() and not (self.one_copy or filecmp.cmp(self.path, copy, shallow=False)):
+            number += 1
+            copy = self.path.with_name(f"earlier_{self.path.stem}_{number}{self.path.suffix}")
+        if (recipe_file := self.path.with_suffix(".json")).is_file():
+            shutil.copy2(recipe_file, copy.with_suffix(".json"))
+        shutil.copy2(self.path, copy)
+        logger.warning("%s is of an earlier run and is replaced: kept it as %s", self.path, copy)
 
 
 def _is_of(recipe: Mapping[str, Any], path: Path) -> bool:

@@ -75,6 +75,10 @@ def test_a_finished_run_that_is_repeated_loses_nothing(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         run(tmp_path, [0.4])  # the same settings, and an end after the first epoch
     assert weight_of(tmp_path / "model.pt") == 1 and weight_of(tmp_path / "earlier_model.pt") == 3
+    run(tmp_path, [0.4, 0.1, 0.3, 0.2])
+    run(tmp_path, [0.4, 0.3, 0.2, 0.1], seed=4)
+    kept = {path.stem.removeprefix("earlier_"): weight_of(path) for path in tmp_path.glob("earlier_*.pt")}
+    assert kept == {"model": 3, "model_2": 2} and weight_of(tmp_path / "model.pt") == 4, "none is overwritten"
 
 
 def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:

@@ -248,7 +248,15 @@ def test_a_finished_run_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCa
     assert len((kept / "training.csv").read_text().splitlines()) == 1 + EPOCHS
 
 
+def test_curves_of_a_run_that_was_killed_before_its_first_checkpoint_are_not_called_finished(tmp_path: Path) -> None:
+    (tmp_path / "training.csv").write_text("epoch,train_loss\n1,0.5\n")
+    run(tmp_path)
+    assert (tmp_path / "unfinished_1" / "training.csv").read_text().endswith("1,0.5\n")
+    assert not (tmp_path / "finished_1").exists()
+
+
 def test_pictures_of_an_earlier_run_do_not_stay_beside_the_new_curves(tmp_path: Path) -> None:
+    run(tmp_path)
     (tmp_path / "previews").mkdir()
     (tmp_path / "previews" / "epoch_009.png").touch()
     run(tmp_path)
