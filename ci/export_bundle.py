@@ -79,6 +79,10 @@ def export_bundle(
     folder = output / name
     if any(_within(one, other) for one, other in ((folder, bundle), (bundle, folder), (package, folder))):
         raise ValueError(f"--output must be a folder away from the bundle, got {output} for {bundle}")
+    if _within(weights, folder):
+        raise ValueError(f"--weights must lie outside {folder}, which is written anew, got {weights}")
+    if (folder / "runs").exists():
+        raise ValueError(f"{folder} holds runs, which an export would delete: move it, or set another --output")
     if folder.exists():
         shutil.rmtree(folder)
     for source in _visible(bundle):

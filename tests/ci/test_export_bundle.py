@@ -145,6 +145,14 @@ def test_what_cannot_be_exported_is_named(source: Source, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="--output must be a folder away from the bundle"):
         export_bundle(bundle, weights, bundle.parent, "MSD")
     assert (bundle / "configs" / "train.json").is_file()
+    # nor may it delete what an exported bundle has been used for
+    folder = export_bundle(bundle, weights, tmp_path / "out", "MSD")
+    with pytest.raises(ValueError, match="--weights must lie outside .*out/hybridmim_msd_spleen_unet_segmentation"):
+        export_bundle(bundle, folder / "models" / "model.pt", tmp_path / "out", "MSD")
+    (folder / "runs").mkdir()
+    with pytest.raises(ValueError, match="holds runs, which an export would delete: move it"):
+        export_bundle(bundle, weights, tmp_path / "out", "MSD")
+    assert (folder / "models" / "model.pt").is_file()
 
 
 @pytest.mark.slow
