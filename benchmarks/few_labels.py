@@ -61,6 +61,8 @@ from few_labels_settings import Settings, keep_record, kept_settings, read_setti
 from rows import add_rows, read_rows
 from tqdm import tqdm
 
+from hybridmim_components.system.folder_lock import FolderLock
+
 RESULTS = Path(__file__).resolve().parent / "results"
 RATES = (0.003, 0.006, 0.01, 0.02)
 TUNING_SEEDS, TUNING_LABELS = (100, 101, 102), 2
@@ -86,9 +88,9 @@ def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> di
     """Return the learning rate of each arm that has the best mean Dice on the tuning patients after these steps.
 
     The rate is that tuned with the same number of labelled patients, or else with the number of the nearest ratio to
-    it. An arm that was not tuned takes the rate of HybridMIM, or that of scratch if it has no pre-training. A rate that
-    was tuned with another number, or that is the largest or the least of its list, gives a warning: either has looked
-    like a gain.
+    it. An arm that was not tuned with any number takes the rate of HybridMIM, or that of scratch if it has no
+    pre-training. A rate that was tuned with another number, or that is the largest or the least of its list, gives a
+    warning: either has looked like a gain.
     """
     most = 1_000_000  # stands for all patients, whose number is written as 0
     numbers = sorted({int(row["labels"]) for row in read_rows(path)})
@@ -97,7 +99,7 @@ def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> di
     chosen = {}
     for arm in arms:
         model = "hybridmim" if read_arms()[arm].pretrained_by else "scratch"
-        found = [(number, *best[name]) for number, best in tuned.items() for name in (arm, model) if name in best]
+        found = [(number, *best[name]) for name in (arm, model) for number, best in tuned.items() if name in best]
         if not found:
             raise SystemExit(f"few_labels: tune {model} first: {path} has no learning rate of it for {steps} steps")
         number, chosen[arm], end = found[0]
@@ -139,6 +141,23 @@ def missing(cells: Sequence[Cell], path: Path) -> list[Cell]:
     names = list(Cell.__dataclass_fields__)
     done = {tuple(row[name] for name in names) for row in read_rows(path)}
     return [cell for cell in cells if cell.key not in done]
+
+
+def require_same_budgets(cells: Sequence[Cell], path: Path) -> None:
+    """Refuse cells whose learning rate or pre-training differs from that of the same cells of other seeds.
+
+    Raises:
+        StudyError: names what differs, before anything is computed.
+    """
+    known = {(r["arm"], r["labels"], r["steps"]): (r["learning_rate"], r["pretraining_steps"]) for r in read_rows(path)}
+    for cell in cells:
+        ours = (str(cell.learning_rate), str(cell.pretraining_steps))
+        theirs = known.get((cell.arm, str(cell.labels), str(cell.steps)), ours)
+        if ours != theirs:
+            raise StudyError(
+                f"{path} has {cell.arm} with {cell.labels or 'all'} labels and {cell.steps} steps at another learning "
+                f"rate or length of pre-training: {theirs}, now {ours}: move these rows to another file first"
+            )
 
 
 def run_cells(
@@ -241,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=10, help="their number, for run and curve; default: %(default)s")
     parser.add_argument("--only_seeds", nargs="+", type=int, help="these seeds instead of the first --seeds")
     parser.add_argument("--steps", nargs="+", type=int, default=[400], help="of fine-tuning; default: %(default)s")
-    parser.add_argument("--pretraining_minutes", type=float, default=10, help="CPU time; default: %(default)s")
+    parser.add_argument("--pretraining_minutes", type=float, default=10.0, help="CPU time; default: %(default)s")
     parser.add_argument("--processes", type=int, default=2, help="one thread each")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/few_labels_BUNDLE")
     options = parser.parse_args(arguments)
@@ -280,9 +299,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for count in options.labels:
             _study.patients.labelled(count, seed=0)
         record = record_of(options.bundle, _study.patients, settings)
+        record["pretraining_minutes"] = options.pretraining_minutes
+        try:
+            lock = FolderLock(output=options.output, work=_study.work)
+        except OSError as error:
+            raise StudyError(error) from None
         keep_record(record, options.output, "--output")
         keep_record(record, _study.work, "--work")
-        compute(options, titles)
+        try:
+            compute(options, titles)
+        finally:
+            lock.release()
     except StudyError as error:
         raise SystemExit(f"few_labels: {error}") from error
 
@@ -294,6 +321,8 @@ def compute(options: argparse.Namespace, titles: Mapping[str, str]) -> None:
     budgets = list(itertools.product(options.labels, options.steps))
     rates = {(labels, steps): rates_of(options, labels, steps, tune) for labels, steps in budgets}
     measure(options.arms)
+    if options.command == "run":
+        require_same_budgets(cells_of_seed(0, rates, scored), options.output / name)
     for seed in TUNING_SEEDS if tune else options.only_seeds or range(options.seeds):
         cells = missing(cells_of_seed(seed, rates, scored), options.output / name)
         arms = list(dict.fromkeys(cell.arm for cell in cells))  # a seed that is complete needs no pre-training

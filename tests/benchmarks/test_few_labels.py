@@ -163,6 +163,29 @@ def test_learning_rates_are_those_of_the_tuning_patients(tmp_path: Path) -> None
         few_labels.chosen_rates(path, ["scratch"], 2, 800)
 
 
+def test_an_arm_that_was_tuned_keeps_its_own_rate_with_another_number_of_labels(tmp_path: Path) -> None:
+    path, low, high = tmp_path / "tuning.csv", min(few_labels.RATES), max(few_labels.RATES)
+    for arm, labels, best in (("masked_modelling", 2, high), ("hybridmim", 1, low), ("hybridmim", 2, low)):
+        rows = [
+            {**Cell(arm, labels, seed, "tuning", rate, 400, 0).__dict__, "dice": 0.5 + 0.1 * (rate == best)}
+            for rate in (low, high)
+            for seed in few_labels.TUNING_SEEDS
+        ]
+        few_labels.add_rows(path, rows)
+    rates = few_labels.chosen_rates(path, ["masked_modelling", "no_contrast"], 1, 400)
+    assert rates == {"masked_modelling": high, "no_contrast": low}
+
+
+def test_cells_at_another_rate_or_budget_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    path = tmp_path / "cells.csv"
+    few_labels.add_rows(path, [{**Cell("hybridmim", 2, 0, "test", 0.01, 400, 600).__dict__, "dice": 0.5}])
+    few_labels.require_same_budgets([Cell("hybridmim", 2, 7, "test", 0.01, 400, 600)], path)
+    few_labels.require_same_budgets([Cell("hybridmim", 4, 7, "test", 0.02, 400, 600)], path)
+    for rate, pretraining in ((0.02, 600), (0.01, 1200)):
+        with pytest.raises(few_labels.StudyError, match="move these rows to another file first"):
+            few_labels.require_same_budgets([Cell("hybridmim", 2, 7, "test", rate, 400, pretraining)], path)
+
+
 def test_a_learning_rate_tuned_with_as_many_labels_comes_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
