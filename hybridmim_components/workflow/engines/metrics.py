@@ -136,7 +136,7 @@ def lower_is_better(current: float, best: float) -> bool:
 
 
 class _FiniteAverage(Average):
-    """Mean over the steps that were not dropped; NaN if all of them were, see :class:`.DropNonFiniteSteps`."""
+    """Mean of the finite values, NaN if there are none; :class:`.DropNonFiniteSteps` drops the steps of the others."""
 
     def update(self, output: Any) -> None:
         if math.isfinite(output):
