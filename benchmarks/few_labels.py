@@ -31,8 +31,10 @@ file with the numbers of test and tuning patients, and with overrides of the bun
 beside the results and the weights holds what they depend on. Its settings are used if --settings is left out, and a
 folder of another study is refused.
 
-The scores are those of the weights of the last step, so no validation chooses any weights. Each cell is a row of a CSV
-file, written when the cell ends. A finished cell is not computed again, so the study can run in pieces of any length.
+The scores are those of the weights of the last step, so no validation chooses any weights. The exception is nnU-Net:
+its pre-trained weights are those of the best validation, on volumes of the pool. Each cell is a row of a CSV file,
+written when the cell ends. A finished cell is not computed again, so the study can run in pieces of any length, with
+one command at a time in a folder.
 """
 
 from __future__ import annotations
