@@ -300,8 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _study = Study(options.bundle, *common, settings, options.unlabelled_dirs)
         for count in options.labels:
             _study.patients.labelled(count, seed=0)
-        record = record_of(options.bundle, _study.patients, settings)
-        record["pretraining_minutes"] = options.pretraining_minutes
+        record = record_of(options.bundle, _study.patients, settings, options.pretraining_minutes)
         try:
             lock = FolderLock(output=options.output, work=_study.work)
         except OSError as error:

@@ -89,7 +89,7 @@ def _checked(content: Any, source: str) -> Settings:
     return settings
 
 
-def record_of(bundle: str, patients: Patients, settings: Settings) -> dict[str, Any]:
+def record_of(bundle: str, patients: Patients, settings: Settings, pretraining_minutes: float) -> dict[str, Any]:
     """Return what the results of a study depend on, beside the values that each row has."""
     names = sorted(Path(volume if isinstance(volume, str) else volume[0]).name for volume in patients.further)
     return {
@@ -97,6 +97,7 @@ def record_of(bundle: str, patients: Patients, settings: Settings) -> dict[str, 
         "cases": _digest(sorted(patients.cases)),
         "unlabelled_dirs": f"{len(names)} volume(s), {_digest(names)}" if names else "none",
         **asdict(settings),
+        "pretraining_minutes": pretraining_minutes,
     }
 
 

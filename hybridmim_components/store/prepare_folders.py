@@ -8,11 +8,12 @@ import hashlib
 import logging
 import multiprocessing
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -116,10 +117,11 @@ def _fill(
     number, of = share
     volumes = find_volumes(folders, settings.modalities, skip_unreadable)
     volumes = [image for image in volumes if _place_of(volume_name(image)) % of == number - 1]
-    todo = _left(place, volumes, verify)
+    known = {name: (record["state"], record["checksum"]) for name, record in records(place)}
+    todo = _left(place, known, volumes, verify)
     if len(todo) < len(volumes):
         logger.info("%d of %d volume(s) are in %s already", len(volumes) - len(todo), len(volumes), place.url)
-    if {volume_name(image) for image in todo} & {name for name, _ in records(place)}:
+    if any(volume_name(image) in known for image in todo):
         place.remove(
             ROWS
         )  # it lists changed volumes as they were before, also if this command does not come to its end
@@ -165,8 +167,10 @@ def _settle(place: StorePlace, settings: StoreSettings) -> None:
         )
 
 
-def _left(place: StorePlace, volumes: Sequence[Image], verify: bool) -> list[Image]:
-    known = {name: (record["state"], record["checksum"]) for name, record in records(place)}
+def _left(
+    place: StorePlace, known: Mapping[str, tuple[Any, str]], volumes: Sequence[Image], verify: bool
+) -> list[Image]:
+    """Return the volumes that are new or changed, or, if ``verify`` is set, damaged in the store."""
     left = []
     for image in volumes:
         name = volume_name(image)

@@ -60,7 +60,8 @@ class LoadReport:
     """Each setting in which the recipe of pre-training differs from the target's."""
     recipe: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
-    """Digest of the file's tensors, by which a run tells whether it started from the same weights."""
+    """Digest of the file's tensors, by which a run tells whether it started from the same weights; or, if the run
+    overwrites the file, a text that says so."""
 
     def __str__(self) -> str:
         counts = ", ".join(

@@ -115,7 +115,7 @@ def set_aside(output_dir: Path, figures: tuple[str, ...]) -> None:
     checkpoints = output_dir / "checkpoints"
     newest = next(iter(checkpoints_in(checkpoints)), None)
     unfinished = newest is None or not _finished(newest)
-    # checkpoints last: a kill in between must not leave them without their figures
+    # checkpoints last: they tell whether the run has finished, also if this is killed and done again
     names = (*figures, "checkpoints") if newest and unfinished else figures
     present = [path for name in names if (path := output_dir / name).exists()]
     if present:

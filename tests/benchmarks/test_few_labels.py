@@ -125,6 +125,9 @@ def test_the_interval_holds_the_mean_and_widens_with_what_varies() -> None:
     assert sure is not None and doubtful is not None
     assert sure.mean == pytest.approx(3, abs=0.1) and 2.9 < sure.low < sure.high < 3.1 and sure.seeds == 10
     assert doubtful.low < doubtful.mean < doubtful.high and doubtful.high - doubtful.low > 5
+    seeds = {seed: np.full(60, float(seed)) for seed in range(-2, 3)}  # five, with a standard deviation of 1.58
+    few = difference(seeds, {seed: np.zeros(60) for seed in seeds})
+    assert few is not None and few.high == pytest.approx(2.776 * 1.58 / 5**0.5, rel=0.08), "as Student's t says"
     assert difference({0: theirs[0]}, theirs) is None, "one seed has no interval"
     assert difference({0: theirs[0], 99: theirs[1]}, theirs) is None, "only seeds that both have are paired"
 

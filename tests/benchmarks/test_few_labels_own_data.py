@@ -14,6 +14,7 @@ from few_labels_cells import Cell
 from few_labels_patients import Patients
 
 from hybridmim_components.phantoms import write_phantoms
+from hybridmim_components.system.folder_lock import FolderLock
 
 
 def settings_file(path: Path, **content: object) -> Path:
@@ -78,3 +79,15 @@ def test_a_stranger_measures_it_on_an_own_data_set(tmp_path: Path, monkeypatch: 
     seen = few_labels._study.patients.unlabelled()
     assert len(seen["training"]) == 3 + 2 and len(seen["validation"]) == 1 and len(seen["held_out"]) == 4
     assert len({item["volume"] for part in ("training", "validation") for item in seen[part]}) == 6
+    # what would make the table unfair or lose rows is refused before anything is computed
+    with pytest.raises(SystemExit, match="another study, pretraining_minutes was 0.01, is 0.02: give another --output"):
+        few_labels.main([*run, "--pretraining_minutes", "0.02"])
+    lock = FolderLock(output=output)
+    with pytest.raises(SystemExit, match="few_labels: output .* is in use by process"):
+        few_labels.main(run)
+    lock.release()
+    better = [{**row, "learning_rate": 0.02, "dice": 0.6} for row in rates]
+    few_labels.add_rows(output / "tuning.csv", better)
+    with pytest.raises(SystemExit, match="scratch with 1 labels and 10 steps at another learning rate"):
+        few_labels.main(run)
+    assert few_labels.read_rows(output / "cells.csv") == rows

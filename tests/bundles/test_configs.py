@@ -113,6 +113,16 @@ def test_knobs_stand_in_groups_before_what_is_made_of_them(bundle, name: str) ->
     assert first < later[0] < min(components), "a knob is no component"
 
 
+@pytest.mark.parametrize("name", ["pretrain", "train"])
+def test_the_recipe_tells_what_a_run_started_from(bundle, name: str) -> None:
+    """A run that starts from other weights must not resume, and one that overwrites its start weights must."""
+    config = bundle.config(name)
+    assert config["pretrained_report"]["output"] == config["best_weights"]["path"]
+    assert config["recipe"]["pretrained"] == "$@pretrained_report.digest if @pretrained else None"
+    settings = {"pretrain": {"split_seed", "val_fraction"}, "train": {"split_seed", "restore_scale"}}[name]
+    assert {"unknown_volumes", *settings} <= config["recipe"].keys()
+
+
 def test_inference_uses_stock_components_only(bundle) -> None:
     config = bundle.config("inference")
     assert "hybridmim" not in json.dumps(config)
