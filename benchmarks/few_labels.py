@@ -17,7 +17,8 @@ train.json, so that the study measures the bundles. A fixed seed divides the pat
 patients, 24 tuning patients, and the pool. Pre-training sees the images of the pool, and the labelled patients are
 drawn from it. Each case counts as a patient, but the two sides of a head in MSD Hippocampus count as one. Each seed of
 the study draws the labelled patients, the initial weights, the crops and the pre-training; all arms share it. Arms with
-a pre-training get equal CPU time for it, and all arms but scratch_longer get equal steps of fine-tuning.
+a pre-training get equal CPU time for it, and all arms get equal steps of fine-tuning. scratch_longer is trained from
+scratch for as many steps, and for the CPU time of a pre-training as well.
 
 `tune` chooses a learning rate for each of its arms and each number of steps, from one list for all arms, by the Dice of
 the tuning patients. `run` uses the rate that was tuned with the same number of labelled patients, or else with the
@@ -82,8 +83,8 @@ def cells_of_seed(seed: int, rates: Mapping[tuple[int, int], Mapping[str, Sequen
 
 
 def cell_of(arm: str, labels: int, seed: int, scored: str, rate: float, steps: int) -> Cell:
-    """Return a cell with the budgets of its arm."""
-    return Cell(arm, labels, seed, scored, rate, _study.fine_tuning_steps(arm, steps), _study.pretraining_steps(arm))
+    """Return a cell with the budget of its arm."""
+    return Cell(arm, labels, seed, scored, rate, steps, _study.pretraining_steps(arm))
 
 
 def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> dict[str, float]:

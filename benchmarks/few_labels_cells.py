@@ -88,7 +88,7 @@ class Cell:
         scored: set of the scored patients, ``tuning`` or ``test``.
         learning_rate: learning rate of fine-tuning.
         steps: steps of fine-tuning.
-        pretraining_steps: steps of pre-training.
+        pretraining_steps: steps of pre-training, or those that an arm with ``longer`` adds to its fine-tuning.
     """
 
     arm: str
@@ -148,13 +148,13 @@ class Study:
             raise StudyError(str(error)) from error
 
     def pretraining_steps(self, name: str) -> int:
-        """Return how many steps of an arm's pre-training fit into the CPU time; 0 for an arm without a pre-training."""
-        source = self.arms[name].pretrained_by
-        return self._steps_in_time(source) if source else 0
+        """Return how many steps fit into the CPU time of a pre-training.
 
-    def fine_tuning_steps(self, name: str, steps: int) -> int:
-        """Return the steps of an arm's fine-tuning, more for an arm that uses the time of a pre-training for it."""
-        return steps + (self._steps_in_time(name) if self.arms[name].longer else 0)
+        They are steps of the arm's pre-training, or of fine-tuning for an arm with ``longer``; 0 for other arms.
+        """
+        arm = self.arms[name]
+        source = name if arm.longer else arm.pretrained_by
+        return self._steps_in_time(source) if source else 0
 
     def measure(self, name: str) -> None:
         """Measure the cost of a pre-training step of an arm, or of a fine-tuning step if ``longer``, unless known."""
@@ -250,13 +250,14 @@ class Study:
     def _fine_tuning(self, cell: Cell, folder: Path) -> Overrides:
         source = self.arms[cell.arm].pretrained_by
         pretrained = self.pretrain(source, cell.seed) if source else None
+        steps = cell.steps + (cell.pretraining_steps if self.arms[cell.arm].longer else 0)
         return {
             **self._places(folder, "train"),
             "train#dataset#data": self.patients.labelled(cell.labels, cell.seed),
             "pretrained": str(pretrained) if pretrained else None,
             "seed": cell.seed,
             "learning_rate": cell.learning_rate,
-            "epochs": cell.steps // STEPS_PER_EPOCH,
+            "epochs": steps // STEPS_PER_EPOCH,
             "steps_per_epoch": STEPS_PER_EPOCH,
             **self.settings.train,
             **(self.arms[cell.arm].train or {}),

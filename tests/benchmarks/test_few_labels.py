@@ -14,7 +14,7 @@ import few_labels
 import nibabel as nib
 import numpy as np
 import pytest
-from few_labels_cells import Cell, read_arms, scores
+from few_labels_cells import Cell, Study, read_arms, scores
 from few_labels_nnunet import NnunetStudy
 from few_labels_patients import TEST, TUNING, Patients, StudyError
 from few_labels_report import difference, read_scores, report, report_tuning
@@ -115,6 +115,22 @@ def test_arms_that_differ_in_fine_tuning_alone_share_a_pre_training(tmp_path: Pa
     (tmp_path / "warm.json").write_text('{"title": "ours, warmed up", "like": "theirs"}')
     with pytest.raises(ValueError, match="warm.json: like must name an arm with a pre-training, got theirs"):
         read_arms(tmp_path)
+
+
+def test_an_arm_can_spend_the_time_of_a_pre_training_on_its_fine_tuning(tmp_path: Path) -> None:
+    (tmp_path / "costs.json").write_text('{"hybridmim": 0.6, "scratch_longer": 0.3}')
+    study = Study("msd_hippocampus_unet", "", tmp_path, tmp_path / "costs.json", pretraining_minutes=10)
+    study.patients = SimpleNamespace(labelled=lambda count, seed: [])  # type: ignore[assignment]
+    epochs = {}
+    for arm, extra in (("scratch", 0), ("hybridmim", 1000), ("scratch_longer", 2000)):
+        study.pretrain = lambda name, seed: Path("last.pt")  # type: ignore[method-assign]
+        assert study.pretraining_steps(arm) == extra
+        epochs[arm] = study._fine_tuning(Cell(arm, 2, 0, "test", 0.003, 400, extra), tmp_path)["epochs"]
+    assert epochs == {"scratch": 8, "hybridmim": 8, "scratch_longer": 48}
+    together = [row("scratch", 2, s, [0.5]) for s in (0, 1)] + [row("scratch_longer", 2, s, [0.6]) for s in (0, 1)]
+    few_labels.add_rows(tmp_path / "cells.csv", together)
+    report(tmp_path, {"scratch": "from scratch", "scratch_longer": "longer"})
+    assert "| 2 | 400 | longer | 2 | 60.0 | 0.60 | +10.0 (+10.0 to +10.0) | - |" in (tmp_path / "table.md").read_text()
 
 
 def test_the_interval_holds_the_mean_and_widens_with_what_varies() -> None:
