@@ -29,8 +29,8 @@ The study runs on MSD Hippocampus, or with --bundle, --dataset_dir and --setting
 your own in its layout included. --unlabelled_dirs adds volumes without labels to pre-training. --settings names a JSON
 file with the numbers of test and tuning patients, and with overrides of the bundle's configs for all arms, such as
 {"test": 20, "tuning": 10, "pretrain": {"roi_size": [64, 64, 32]}, "train": {"roi_size": [64, 64, 32]}}. study.json
-beside the results and the weights holds what they depend on. Its settings are used if --settings is left out, and a
-folder of another study is refused.
+beside the results and the weights holds what they depend on. Its settings are used if --settings is left out. A folder
+of another study is refused, and so is an arm that was changed since.
 
 The scores are those of the weights of the last step, so no validation chooses any weights. The exception is nnU-Net:
 its pre-trained weights are those of the best validation, on volumes of the pool. Each cell is a row of a CSV file,
@@ -301,7 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _study = Study(options.bundle, *common, settings, options.unlabelled_dirs)
         for count in options.labels:
             _study.patients.labelled(count, seed=0)
-        record = record_of(options.bundle, _study.patients, settings, options.pretraining_minutes)
+        sources = {_study.arms[name].pretrained_by for name in options.arms} - {None}
+        arms = {name: _study.arms[name].recipe for name in sorted({*options.arms, *sources})}
+        record = record_of(options.bundle, _study.patients, settings, options.pretraining_minutes, arms)
         try:
             lock = FolderLock(output=options.output, work=_study.work)
         except OSError as error:

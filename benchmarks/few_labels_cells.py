@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -61,6 +61,12 @@ class Arm:
     def pretrained_by(self) -> str | None:
         """Name of the arm whose pre-training this one starts from; None: no pre-training."""
         return self.like or (self.name if self.pretrain is not None else None)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All that its results depend on, without what has its default."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.default is not MISSING}
+        return {name: value for name, value in values.items() if value != getattr(Arm, name)}
 
 
 def read_arms(folder: Path = ARMS) -> dict[str, Arm]:

@@ -89,8 +89,22 @@ def _checked(content: Any, source: str) -> Settings:
     return settings
 
 
-def record_of(bundle: str, patients: Patients, settings: Settings, pretraining_minutes: float) -> dict[str, Any]:
-    """Return what the results of a study depend on, beside the values that each row has."""
+def record_of(
+    bundle: str,
+    patients: Patients,
+    settings: Settings,
+    pretraining_minutes: float,
+    arms: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return what the results of a study depend on, beside the values that each row has.
+
+    Args:
+        bundle: name of the bundle.
+        patients: the patients, and further volumes.
+        settings: what all arms change alike.
+        pretraining_minutes: CPU time of each pre-training.
+        arms: what each arm of the command does.
+    """
     names = sorted(Path(volume if isinstance(volume, str) else volume[0]).name for volume in patients.further)
     return {
         "bundle": bundle,
@@ -98,6 +112,7 @@ def record_of(bundle: str, patients: Patients, settings: Settings, pretraining_m
         "unlabelled_dirs": f"{len(names)} volume(s), {_digest(names)}" if names else "none",
         **asdict(settings),
         "pretraining_minutes": pretraining_minutes,
+        "arms": dict(arms),
     }
 
 
@@ -125,6 +140,8 @@ def kept_settings(folder: Path) -> Settings | None:
 def keep_record(record: Mapping[str, Any], folder: Path, option: str) -> None:
     """Write the record of a study into a folder of its results, unless they are of another study.
 
+    The arms of earlier commands stay in the record.
+
     Args:
         record: see :func:`record_of`.
         folder: folder of figures or of pre-trained weights.
@@ -133,15 +150,19 @@ def keep_record(record: Mapping[str, Any], folder: Path, option: str) -> None:
     Raises:
         StudyError: when the folder holds results of another study; names what differs.
     """
-    path = folder / RECORD
+    path, arms = folder / RECORD, dict(record["arms"])
     if any([*folder.glob("*.csv"), *folder.glob("seconds_per_step.json"), *folder.glob("pretrained/*/done")]):
         if path.is_file():
             known = json.loads(path.read_text(encoding="utf-8"))
+            earlier = known.pop("arms", {})
             differences = "; ".join(recipe_differences(known, record))
+            if changed := "; ".join(recipe_differences(earlier, arms)):
+                raise StudyError(f"{folder} holds results of arms that were changed, {changed}: give them new names")
+            arms = earlier | arms
         else:  # from a time when every study had these
             own = [name for name, value in asdict(Settings()).items() if record[name] != value]
             own += ["unlabelled_dirs"] if record["unlabelled_dirs"] != "none" else []
             differences = f"they were computed without own {', '.join(own)}" if own else ""
         if differences:
             raise StudyError(f"{folder} holds results of another study, {differences}: give another {option}")
-    write_text(path, json.dumps(record, indent=4) + "\n")
+    write_text(path, json.dumps({**record, "arms": arms}, indent=4) + "\n")

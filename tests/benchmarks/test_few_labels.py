@@ -120,10 +120,10 @@ def test_arms_that_differ_in_fine_tuning_alone_share_a_pre_training(tmp_path: Pa
 def test_an_arm_can_spend_the_time_of_a_pre_training_on_its_fine_tuning(tmp_path: Path) -> None:
     (tmp_path / "costs.json").write_text('{"hybridmim": 0.6, "scratch_longer": 0.3}')
     study = Study("msd_hippocampus_unet", "", tmp_path, tmp_path / "costs.json", pretraining_minutes=10)
-    study.patients = SimpleNamespace(labelled=lambda count, seed: [])  # type: ignore[assignment]
+    study.patients = SimpleNamespace(labelled=lambda count, seed: [])
     epochs = {}
     for arm, extra in (("scratch", 0), ("hybridmim", 1000), ("scratch_longer", 2000)):
-        study.pretrain = lambda name, seed: Path("last.pt")  # type: ignore[method-assign]
+        study.pretrain = lambda name, seed: Path("last.pt")
         assert study.pretraining_steps(arm) == extra
         epochs[arm] = study._fine_tuning(Cell(arm, 2, 0, "test", 0.003, 400, extra), tmp_path)["epochs"]
     assert epochs == {"scratch": 8, "hybridmim": 8, "scratch_longer": 48}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from few_labels_cells import read_arms
 from few_labels_patients import StudyError
 from few_labels_settings import Settings, keep_record, kept_settings, read_settings, record_of
 
@@ -44,29 +45,45 @@ def test_unusable_settings_are_refused(tmp_path: Path, content: str, message: st
 
 def test_a_folder_knows_whose_results_it_holds(patients: Any, tmp_path: Path) -> None:
     own = Settings(5, 3, {}, {"spacing": [4, 4, 4]})
-    record = record_of("btcv_unet", patients, own, 10.0)
-    keep_record(record_of("btcv_unet", patients, Settings(), 10.0), tmp_path, "--output")
+    record = record_of("btcv_unet", patients, own, 10.0, {})
+    keep_record(record_of("btcv_unet", patients, Settings(), 10.0, {}), tmp_path, "--output")
     keep_record(record, tmp_path, "--output")  # no results yet
     assert kept_settings(tmp_path) == own and kept_settings(tmp_path / "other") is None
     (tmp_path / "tuning.csv").touch()
     keep_record(record, tmp_path, "--output")
     with pytest.raises(StudyError, match="another study, bundle was btcv_unet, is msd_liver_unet: give another --out"):
-        keep_record(record_of("msd_liver_unet", patients, own, 10.0), tmp_path, "--output")
+        keep_record(record_of("msd_liver_unet", patients, own, 10.0, {}), tmp_path, "--output")
     with pytest.raises(StudyError, match="test was 5, is 6; train was .*: give another --output"):
-        keep_record(record_of("btcv_unet", patients, Settings(6, 3), 10.0), tmp_path, "--output")
+        keep_record(record_of("btcv_unet", patients, Settings(6, 3), 10.0, {}), tmp_path, "--output")
     further = SimpleNamespace(cases=patients.cases, further=["/a/x.nii"])
     with pytest.raises(StudyError, match="unlabelled_dirs was none, is 1 volume"):
-        keep_record(record_of("btcv_unet", further, own, 10.0), tmp_path, "--output")
+        keep_record(record_of("btcv_unet", further, own, 10.0, {}), tmp_path, "--output")
     with pytest.raises(StudyError, match="another study, pretraining_minutes was 10.0, is 5.0: give another --output"):
-        keep_record(record_of("btcv_unet", patients, own, 5.0), tmp_path, "--output")
+        keep_record(record_of("btcv_unet", patients, own, 5.0, {}), tmp_path, "--output")
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(StudyError, match="study.json must be the record of a study: KeyError"):
         kept_settings(tmp_path)
+
+
+def test_an_arm_that_was_changed_needs_another_name(patients: Any, tmp_path: Path) -> None:
+    def keep(**arms: dict[str, Any]) -> None:
+        keep_record(record_of("btcv_unet", patients, Settings(), 10.0, arms), tmp_path, "--output")
+
+    (tmp_path / "cells.csv").touch()
+    keep(scratch={}, ours={"pretrain": {"region": "full"}})
+    keep(theirs={"like": "ours"})
+    keep(scratch={}, ours={"pretrain": {"region": "full"}})
+    with pytest.raises(StudyError, match="changed, theirs was {'like': 'ours'}, is {'like': 'scratch'}: give them new"):
+        keep(theirs={"like": "scratch"})
+    assert read_arms()["scratch"].recipe == {} and read_arms()["hybridmim"].recipe == {"pretrain": {}}
+    assert read_arms()["hybridmim_grown"].recipe["like"] == "hybridmim"
 
 
 def test_older_results_are_those_of_the_usual_settings(patients: Any, tmp_path: Path) -> None:
     (tmp_path / "pretrained" / "hybridmim_0_50").mkdir(parents=True)
     (tmp_path / "pretrained" / "hybridmim_0_50" / "done").touch()
     with pytest.raises(StudyError, match="they were computed without own train: give another --work"):
-        keep_record(record_of("btcv_unet", patients, Settings(train={"spacing": [4, 4, 4]}), 10.0), tmp_path, "--work")
-    keep_record(record_of("btcv_unet", patients, Settings(), 10.0), tmp_path, "--work")
+        keep_record(
+            record_of("btcv_unet", patients, Settings(train={"spacing": [4, 4, 4]}), 10.0, {}), tmp_path, "--work"
+        )
+    keep_record(record_of("btcv_unet", patients, Settings(), 10.0, {}), tmp_path, "--work")
