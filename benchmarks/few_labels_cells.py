@@ -163,16 +163,27 @@ class Study:
         return self._steps_in_time(source) if source else 0
 
     def measure(self, name: str) -> None:
-        """Measure the cost of a pre-training step of an arm, or of a fine-tuning step if ``longer``, unless known."""
+        """Measure the cost of a pre-training step of an arm, or of a fine-tuning step if ``longer``, unless known.
+
+        Known costs may come from another machine, or from a slower hour of this one. So one of them is measured again,
+        and the new cost is scaled like it.
+        """
         arm, known = self.arms[name], self._known_costs()
         if name in known or (arm.pretrain is None and not arm.longer):
             return
+        cost = self._measured(arm)
+        if other := next((other for other in known if other in self.arms), None):
+            cost *= known[other] / self._measured(self.arms[other])
+        write_text(self.costs, json.dumps(known | {name: round(cost, 4)}, indent=4) + "\n")
+
+    def _measured(self, arm: Arm) -> float:
+        """Return the CPU seconds of a step."""
         seconds = {}
         for steps in (50, 10):  # the difference, so that what is done once does not count
-            folder = self.work / "cost" / f"{name}_{steps}"
+            folder = self.work / "cost" / f"{arm.name}_{steps}"
             shutil.rmtree(folder, ignore_errors=True)
             if arm.longer:
-                cell = Cell(name, 2, 0, "tuning", 0.001, steps, 0)
+                cell = Cell(arm.name, 2, 0, "tuning", 0.001, steps, 0)
                 overrides = {**self._fine_tuning(cell, folder), "validate#dataset#data": []}
             else:
                 overrides = self._pretraining(arm, folder, 0, steps)
@@ -181,8 +192,8 @@ class Study:
             shutil.rmtree(folder)
         cost = (seconds[50] - seconds[10]) / 40
         if cost <= 0:
-            raise RuntimeError(f"a step of {name} must take time, got {cost:g} s: measure it again")
-        write_text(self.costs, json.dumps(known | {name: round(cost, 4)}, indent=4) + "\n")
+            raise RuntimeError(f"a step of {arm.name} must take time, got {cost:g} s: measure it again")
+        return cost
 
     def _known_costs(self) -> dict[str, float]:
         return dict(json.loads(self.costs.read_text(encoding="utf-8"))) if self.costs.is_file() else {}

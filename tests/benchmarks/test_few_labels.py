@@ -117,6 +117,19 @@ def test_arms_that_differ_in_fine_tuning_alone_share_a_pre_training(tmp_path: Pa
         read_arms(tmp_path)
 
 
+def test_costs_that_are_measured_later_are_those_of_the_first_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = tmp_path / "costs.json"
+    study = Study("msd_hippocampus_unet", "", tmp_path, costs, pretraining_minutes=10)
+    monkeypatch.setattr(study, "_measured", lambda arm: {"hybridmim": 0.5, "masked_modelling": 0.6}[arm.name])
+    study.measure("hybridmim")
+    monkeypatch.setattr(study, "_measured", lambda arm: {"hybridmim": 1.0, "masked_modelling": 1.2}[arm.name])
+    study.measure("masked_modelling")  # on a machine of half the speed
+    study.measure("scratch")
+    assert json.loads(costs.read_text()) == {"hybridmim": 0.5, "masked_modelling": 0.6}
+
+
 def test_an_arm_can_spend_the_time_of_a_pre_training_on_its_fine_tuning(tmp_path: Path) -> None:
     (tmp_path / "costs.json").write_text('{"hybridmim": 0.6, "scratch_longer": 0.3}')
     study = Study("msd_hippocampus_unet", "", tmp_path, tmp_path / "costs.json", pretraining_minutes=10)
