@@ -94,7 +94,10 @@ def split_cases(
         validation = [subject for subject in order if held_out.intersection(cases[subject])]
         training = [subject for subject in order if not held_out.intersection(cases[subject])]
     if not training or not validation:
-        raise ValueError(f"fold {fold} is empty with {len(ids)} case(s): set fold to 0..{NUM_FOLDS - 1} or 'all'")
+        usable = f"0..{min(len(order), NUM_FOLDS) - 1} or 'all'" if len(order) > 1 else "'all'"
+        raise ValueError(
+            f"fold {fold} leaves no training or no validation with {len(order)} subject(s): set fold to {usable}"
+        )
     kept = [case for subject in training[: max(1, round(label_fraction * len(training)))] for case in cases[subject]]
     if fold == "all":
         return Split(kept, kept)

@@ -63,7 +63,8 @@ def test_pretraining_holds_out_at_least_one_and_keeps_at_least_one() -> None:
         (lambda: split_cases(IDS, 1.0), r"fold must be .* got 1\.0"),
         (lambda: split_cases(IDS, "al"), "fold must be .* got 'al'"),
         (lambda: split_cases(IDS, 0, 0, 0), r"label_fraction must be in \(0, 1\], got 0"),
-        (lambda: split_cases(["a", "b"], 3), r"fold 3 is empty with 2 case\(s\): set fold to 0\.\.4 or 'all'"),
+        (lambda: split_cases(["a", "b"], 3), r"fold 3 leaves no .* with 2 subject\(s\): set fold to 0\.\.1 or 'all'"),
+        (lambda: split_cases(["a"], 0), r"fold 0 leaves no training .* with 1 subject\(s\): set fold to 'all'"),
         (lambda: split_cases(["a", "b", "a"], 0), "case ids must be unique, got twice: a"),
         (lambda: hold_out(["a"], 0.1, 0), "needs at least 2 volumes, one of them held out, got 1"),
         (lambda: hold_out(IDS, 1.0, 0), r"val_fraction must be in \(0, 1\), got 1.0"),
@@ -98,7 +99,7 @@ def test_a_fold_may_name_its_cases() -> None:
         split_cases(["a", "b"], ["x", "a"])
     with pytest.raises(ValueError, match="to validate on, got none"):
         split_cases(["a", "b"], [])
-    with pytest.raises(ValueError, match="is empty with 2"):
+    with pytest.raises(ValueError, match="leaves no training .* with 2"):
         split_cases(["a", "b"], ["a", "b"])
 
 
