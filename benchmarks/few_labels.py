@@ -5,6 +5,7 @@
     python benchmarks/few_labels.py tune   --dataset_dir DIR --work DIR    # learning rates, on the tuning patients
     python benchmarks/few_labels.py run    --dataset_dir DIR --work DIR    # the table's cells, on the test patients
     python benchmarks/few_labels.py curve  --dataset_dir DIR --work DIR    # Dice against steps, on the tuning patients
+    python benchmarks/few_labels.py probe  --dataset_dir DIR --work DIR    # frozen features, on the test patients
     python benchmarks/few_labels.py report                                # tables and plot from the cells so far
 
 The study asks by how much the mean Dice of the test patients rises if a network starts from HybridMIM's weights,
@@ -31,6 +32,11 @@ file with the numbers of test and tuning patients, and with overrides of the bun
 {"test": 20, "tuning": 10, "pretrain": {"roi_size": [64, 64, 32]}, "train": {"roi_size": [64, 64, 32]}}. study.json
 beside the results and the weights holds what they depend on. Its settings are used if --settings is left out. A folder
 of another study is refused, and so is an arm that was changed since.
+
+`probe` trains no network. It fits a linear classifier to the frozen features of each arm, those of scratch being new
+weights, and scores it. The tuning patients choose its penalty on large weights. Its question: do HybridMIM's features
+segment better than those of new weights, and than those of plain masked modelling? A difference is claimed by the same
+rule; the first comparison is that at 1 labelled patient.
 
 The scores are those of the weights of the last step, so no validation chooses any weights. The exception is nnU-Net:
 its pre-trained weights are those of the best validation, on volumes of the pool. Each cell is a row of a CSV file,
@@ -59,7 +65,7 @@ from few_labels_cells import STEPS_PER_EPOCH, Cell, Study, read_arms
 from few_labels_nnunet import BUNDLE as NNUNET
 from few_labels_nnunet import NnunetStudy
 from few_labels_patients import StudyError
-from few_labels_report import report, report_tuning
+from few_labels_report import report, report_probe, report_tuning
 from few_labels_settings import Settings, keep_record, kept_settings, read_settings, record_of
 from rows import add_rows, read_rows
 from tqdm import tqdm
@@ -70,9 +76,11 @@ RESULTS = Path(__file__).resolve().parent / "results"
 RATES = (0.003, 0.006, 0.01, 0.02)
 TUNING_SEEDS, TUNING_LABELS = (100, 101, 102), 2
 _study: Study
+#: The learning rates of each arm, by numbers of labelled patients and of steps.
+Rates = dict[tuple[int, int], Mapping[str, Sequence[float]]]
 
 
-def cells_of_seed(seed: int, rates: Mapping[tuple[int, int], Mapping[str, Sequence[float]]], scored: str) -> list[Cell]:
+def cells_of_seed(seed: int, rates: Rates, scored: str) -> list[Cell]:
     """Return the cells of a seed: one per number of labelled patients, number of steps, arm and learning rate."""
     return [
         cell_of(arm, labels, seed, scored, rate, steps)
@@ -212,6 +220,10 @@ def _curve(cell: Cell) -> list[dict[str, Any]]:
     return _study.curve(cell)
 
 
+def _probe(cell: Cell) -> list[dict[str, Any]]:
+    return [_study.probe(cell)]
+
+
 def _pretrain(job: tuple[str, int]) -> dict[str, Any]:
     _study.pretrain(*job)
     return _study.learnt(*job)
@@ -244,6 +256,7 @@ WORK = {
     "tune": ("tuning.csv", _score, "tuning"),
     "run": ("cells.csv", _score, "test"),
     "curve": ("curves.csv", _curve, "tuning"),
+    "probe": ("probe.csv", _probe, "test"),
 }
 
 
@@ -251,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     global _study
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("tune", "run", "curve", "report"))
+    parser.add_argument("command", choices=("tune", "run", "curve", "probe", "report"))
     parser.add_argument("--dataset_dir", help="folder of the labelled data set, as the bundle's docs/README.md says")
     parser.add_argument("--work", type=Path, help="folder for pre-trained weights and logs")
     parser.add_argument("--bundle", default="msd_hippocampus_unet", help=f"default: %(default)s; {NNUNET}: nnU-Net")
@@ -260,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="+", default=["scratch", "masked_modelling", "hybridmim"], choices=read_arms())
     parser.add_argument("--labels", nargs="+", type=int, help="labelled patients; 0: all; default: 1 2 4 8, for tune 2")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="that tune compares")
-    parser.add_argument("--seeds", type=int, default=10, help="their number, for run and curve; default: %(default)s")
+    parser.add_argument("--seeds", type=int, default=10, help="their number, but for tune; default: %(default)s")
     parser.add_argument("--only_seeds", nargs="+", type=int, help="these seeds instead of the first --seeds")
     parser.add_argument("--steps", nargs="+", type=int, default=[400], help="of fine-tuning; default: %(default)s")
     parser.add_argument("--pretraining_minutes", type=float, default=10.0, help="CPU time; default: %(default)s")
@@ -273,6 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.command == "report":
         if (options.output / "tuning.csv").is_file():
             report_tuning(options.output, titles)
+        if (options.output / "probe.csv").is_file():
+            report_probe(options.output, titles)
         try:
             report(options.output, titles)
         except FileNotFoundError as error:
@@ -284,12 +299,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if steps < STEPS_PER_EPOCH or steps % STEPS_PER_EPOCH:
             parser.error(f"--steps must be a multiple of {STEPS_PER_EPOCH}, got {steps}")
     if options.only_seeds and (options.command == "tune" or set(options.only_seeds) & set(TUNING_SEEDS)):
-        parser.error(f"--only_seeds is for run and curve, and must not name the tuning seeds {TUNING_SEEDS}")
+        parser.error(f"--only_seeds is not for tune, and must not name the tuning seeds {TUNING_SEEDS}")
     torch.set_num_threads(1)
     work, costs = options.work.resolve(), options.output / "seconds_per_step.json"
     own = [name for name in options.arms if read_arms()[name].train or read_arms()[name].longer]
-    if options.bundle == NNUNET and (own or options.command == "curve"):
-        parser.error(f"nnU-Net trains by its own recipe: leave out {', '.join(own) or 'curve'}")
+    if options.bundle == NNUNET and (own or options.command in ("curve", "probe")):
+        parser.error(f"nnU-Net trains by its own recipe: leave out {', '.join(own) or options.command}")
     if options.bundle == NNUNET and (options.settings or options.unlabelled_dirs):
         parser.error("nnU-Net plans its own settings: leave out --settings and --unlabelled_dirs")
     try:
@@ -322,8 +337,11 @@ def compute(options: argparse.Namespace, titles: Mapping[str, str]) -> None:
     """Compute what the command asks for, seed by seed, so that a part of the table is fair, too."""
     name, do, scored = WORK[options.command]
     tune = options.command == "tune"
-    budgets = list(itertools.product(options.labels, options.steps))
-    rates = {(labels, steps): rates_of(options, labels, steps, tune) for labels, steps in budgets}
+    if options.command == "probe":  # without any steps of fine-tuning
+        rates: Rates = {(labels, 0): dict.fromkeys(options.arms, (0.0,)) for labels in options.labels}
+    else:
+        budgets = itertools.product(options.labels, options.steps)
+        rates = {(labels, steps): rates_of(options, labels, steps, tune) for labels, steps in budgets}
     measure(options.arms)
     if options.command == "run":
         require_same_budgets(cells_of_seed(0, rates, scored), options.output / name)
@@ -336,6 +354,8 @@ def compute(options: argparse.Namespace, titles: Mapping[str, str]) -> None:
             report(options.output, titles)
         elif tune:
             report_tuning(options.output, titles)
+        elif options.command == "probe":
+            report_probe(options.output, titles)
 
 
 if __name__ == "__main__":

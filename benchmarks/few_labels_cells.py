@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from few_labels_patients import Patients, StudyError
+from few_labels_probe import probe_dice
 from few_labels_settings import Settings
 from rows import read_rows
 
@@ -247,6 +248,19 @@ class Study:
         row |= scores(folder / "evaluate" / "evaluation_cases.csv", {p: self.patients.of[p] for p in patients})
         shutil.rmtree(folder)
         return row
+
+    def probe(self, cell: Cell) -> dict[str, Any]:
+        """Score a linear classifier of the arm's frozen features on the test patients; return its row."""
+        folder = self.work / "probes" / "_".join(cell.key)
+        overrides = self._fine_tuning(cell, folder)
+        tuning = self.patients.items(self.patients.tuning)
+        scored = {patient: self.patients.items([patient]) for patient in self.patients.test}
+        folder.mkdir(parents=True, exist_ok=True)
+        with output_to(folder / "probe.log"):
+            values = probe_dice(self.bundle / "configs" / "train.json", overrides, tuning, scored)
+        shutil.rmtree(folder)
+        each = ";".join(f"{value:.4f}" for value in values)
+        return {**cell.__dict__, "dice": round(fmean(values), 5), "dice_by_patient": each}
 
     def curve(self, cell: Cell) -> list[dict[str, Any]]:
         """Fine-tune a cell, and return the Dice of the tuning patients after each epoch."""

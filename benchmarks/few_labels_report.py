@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rows import read_rows
 from scipy.stats import norm, t
 
-__all__ = ["Difference", "difference", "read_scores", "report", "report_tuning"]
+__all__ = ["Difference", "difference", "read_scores", "report", "report_probe", "report_tuning"]
 
 RESAMPLES = 10_000
 BUDGET = ("learning_rate", "pretraining_steps")
@@ -31,6 +31,7 @@ HEADER = (
     "Dice less scratch",
     "less plain masked modelling",
 )
+PROBES = ("labelled patients", "frozen features", "seeds", "Dice", "Dice less scratch", "less plain masked modelling")
 TRIALS = ("labelled patients", "steps", "arm", "learning rate", "seeds", "Dice of each", "mean", "less scratch")
 #: Dice in per cent of each patient, by arm, number of labelled patients and steps, then by seed.
 Scores = dict[tuple[str, int, int], dict[int, np.ndarray]]
@@ -104,23 +105,45 @@ def report(folder: Path, titles: Mapping[str, str]) -> None:
     counts = sorted({labels for _, labels, _ in scores}, key=lambda labels: labels or 10**9)
     budgets = sorted({steps for _, _, steps in scores})
     arms = [arm for arm in titles if any(arm == other for other, _, _ in scores)]
-    arms.sort(key=lambda arm: FIRST.index(arm) if arm in FIRST else len(FIRST))
+    arms.sort(key=lambda arm: _place(arm)[0])
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]
     for labels, steps, arm in itertools.product(counts, budgets, arms):
         own = scores.get((arm, labels, steps))
         if own:
             distance = np.mean([values.mean() for values in distances[arm, labels, steps].values()])
             dice = np.mean([values.mean() for values in own.values()])
-            gains = [
-                "" if arm == other else difference(own, scores.get((other, labels, steps), {})) or "-"
-                for other in REFERENCES
-            ]
+            gains = _gains(scores, (arm, labels, steps))
             lines.append(
                 _line((labels or "all", steps, titles[arm], len(own), f"{dice:.1f}", f"{distance:.2f}", *gains))
             )
     (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw(scores, counts, {arm: titles[arm] for arm in arms}, folder / "plot.png")
     print("\n".join(lines))
+
+
+def report_probe(folder: Path, titles: Mapping[str, str]) -> None:
+    """Write ``probe.md`` beside ``probe.csv``: the Dice of a linear classifier on frozen features."""
+    scores = read_scores(folder / "probe.csv")
+    lines = [_line(PROBES), _line(["---"] * len(PROBES))]
+    for labels, arm in sorted({(labels, arm) for arm, labels, _ in scores}, key=lambda key: (key[0], _place(key[1]))):
+        own = scores[arm, labels, 0]
+        dice = np.mean([values.mean() for values in own.values()])
+        lines.append(_line((labels or "all", titles[arm], len(own), f"{dice:.1f}", *_gains(scores, (arm, labels, 0)))))
+    (folder / "probe.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+def _place(arm: str) -> tuple[int, str]:
+    return (FIRST.index(arm) if arm in FIRST else len(FIRST)), arm
+
+
+def _gains(scores: Scores, key: tuple[str, int, int]) -> list[object]:
+    """Return the differences of a cell to those of the arms of reference, as the tables show them."""
+    arm, labels, steps = key
+    return [
+        "" if arm == other else difference(scores[key], scores.get((other, labels, steps), {})) or "-"
+        for other in REFERENCES
+    ]
 
 
 def report_tuning(folder: Path, titles: Mapping[str, str]) -> None:

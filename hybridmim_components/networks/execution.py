@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from hybridmim_components.networks.backbones import backbone_of
 from hybridmim_components.networks.dropout import use_byte_dropout
 from hybridmim_components.system.allocator import keep_freed_memory as keep_freed
 
-__all__ = ["set_execution"]
+__all__ = ["outermost", "set_execution"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,7 @@ def set_execution(
         raise ValueError("compile and activation_checkpointing exclude each other, got true for both")
     backbone = backbone_of(network)
     use_byte_dropout(network)
-    # once each: a decoder may have the encoder among its children
-    for block in dict.fromkeys(_blocks(network, backbone.blocks)):
+    for block in outermost(network, backbone.blocks):
         if compile:
             block.compile()
         elif activation_checkpointing:
@@ -71,13 +70,18 @@ def set_execution(
     return network
 
 
-def _blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
-    """The outermost modules of some classes."""
+def outermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:
+    """Return the outermost modules of some classes, once each: a decoder may have the encoder among its children.
+
+    Example:
+        >>> network = BasicUNet(features=(4, 4, 4, 4, 4, 4))
+        >>> [type(block).__name__ for block in outermost(network, backbone_of(network).blocks)][3:7]
+        ['TwoConv', 'TwoConv', 'UpCat', 'UpCat']
+    """
+    found: dict[nn.Module, None] = {}
     for child in module.children():
-        if isinstance(child, kinds):
-            yield child
-        else:
-            yield from _blocks(child, kinds)
+        found |= dict.fromkeys([child] if isinstance(child, kinds) else outermost(child, kinds))
+    return list(found)
 
 
 def _checkpointed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Any, **options: Any) -> Any:

@@ -79,6 +79,12 @@ def test_a_stranger_measures_it_on_an_own_data_set(tmp_path: Path, monkeypatch: 
     seen = few_labels._study.patients.unlabelled()
     assert len(seen["training"]) == 3 + 2 and len(seen["validation"]) == 1 and len(seen["held_out"]) == 4
     assert len({item["volume"] for part in ("training", "validation") for item in seen[part]}) == 6
+    few_labels.main(["probe", *run[1:]])
+    few_labels.main(["probe", *run[1:]])  # nothing is missing
+    probed = few_labels.read_rows(output / "probe.csv")
+    assert [(r["arm"], len(r["dice_by_patient"].split(";"))) for r in probed] == [("scratch", 2), ("hybridmim", 2)]
+    assert all(0.05 < float(row["dice"]) <= 1 for row in probed) and probed[0]["dice"] != probed[1]["dice"]
+    assert "| 1 | HybridMIM | 1 |" in (output / "probe.md").read_text()
     # what would make the table unfair or lose rows is refused before anything is computed
     with pytest.raises(SystemExit, match="another study, pretraining_minutes was 0.01, is 0.02: give another --output"):
         few_labels.main([*run, "--pretraining_minutes", "0.02"])

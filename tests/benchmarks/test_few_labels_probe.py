@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The linear probe sees all levels of a network, and finds what a linear classifier can find in them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from few_labels_probe import LinearClassifier, feature_maps
+from monai.networks.nets import BasicUNet, DynUNet, SwinUNETR
+from torch import nn
+
+
+@pytest.mark.parametrize(
+    ("network", "channels"),
+    [
+        (BasicUNet(features=(4, 6, 8, 10, 12, 5)), [4, 6, 8, 10, 12, 10, 8, 6, 5]),
+        (DynUNet(3, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 6, 8]), [4, 6, 8, 6, 4]),
+        (
+            SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
+            [1, 12, 24, 48, 96, 192, 12, 12, 24, 48, 192, 96, 48, 24, 12, 12],
+        ),
+    ],
+    ids=["UNet", "DynUNet", "SwinUNETR"],
+)
+def test_maps_of_all_levels_of_encoder_and_decoder(network: nn.Module, channels: list[int]) -> None:
+    maps = feature_maps(network.eval(), torch.rand(1, 1, 64, 32, 32))
+    assert [found.shape[1] for found in maps] == channels and all(found.ndim == 5 for found in maps)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_classifier_finds_a_rare_class_that_a_coarse_level_shows() -> None:
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.randn(2, 3, 4, 4, 4, generator=random)
+    labels = nn.functional.interpolate(coarse[:, 1:2], [16, 16, 16], mode="trilinear")[:, 0].gt(1.2).long()
+    assert 0.005 < labels.float().mean() < 0.1
+    maps = [torch.randn(2, 5, 16, 16, 16, generator=random), 100 * coarse + 7]
+    free, held = (LinearClassifier(maps, labels, 2, penalty) for penalty in (0.001, 1000.0))
+    right = free(maps, labels.shape[1:]).argmax(1) == labels
+    assert right[labels == 1].float().mean() > 0.97 and right[labels == 0].float().mean() > 0.9
+    assert sum(weight.abs().sum() for weight in held.weights) < 0.01 * sum(
+        weight.abs().sum() for weight in free.weights
+    )
