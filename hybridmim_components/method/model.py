@@ -41,7 +41,8 @@ class HybridMIM(nn.Module):
         network: a stock network that :func:`.backbones.backbone_of` knows.
         grid: sub-volumes and patches of the crops.
         mask_fill: what a masked voxel becomes, see :class:`.mask_fill.MaskFill`.
-        fill_value: value for the mask fills ``constant`` and ``token``, outside the range of the images.
+        fill_value: value for the mask fills ``constant`` and ``token``. Hardly any patch of the images should have it
+            throughout.
         output_activation: ``sigmoid`` for images in 0..1, ``identity`` for z-scored ones.
         partial_region: whether to decode the region in training mode too.
         perception: whether to compute the number and location heads.
