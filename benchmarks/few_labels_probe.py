@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from few_labels_patients import StudyError
 from monai.bundle import ConfigParser
 from monai.metrics import compute_dice
 from monai.transforms import Compose, ResizeWithPadOrCropd, SpatialCropd
@@ -114,7 +115,7 @@ def probe_dice(
         scored: the cases of each patient to score.
 
     Raises:
-        ValueError: when classes overlap, so that a voxel has several.
+        StudyError: when classes overlap, so that a voxel has several, or when a label is empty.
     """
     parser = ConfigParser()
     parser.read_config(str(train))
@@ -130,8 +131,10 @@ def probe_dice(
     for case in parser.get_parsed_content("train#dataset#data"):
         item = preprocess(dict(case))
         if len(item["label"]) > 1:
-            raise ValueError(f"probe needs one class for each voxel, got a label of {len(item['label'])} channels")
-        centre = (item["label"][0] > 0).nonzero().float().mean(0).round().int().tolist()
+            raise StudyError(f"probe needs one class for each voxel, got a label of {len(item['label'])} channels")
+        if not len(foreground := (item["label"].as_tensor()[0] > 0).nonzero()):
+            raise StudyError(f"probe needs a label in each labelled case, got none in {case['label']}")
+        centre = foreground.float().mean(0).round().int().tolist()
         crop = Compose([SpatialCropd(keys, centre, roi_size), ResizeWithPadOrCropd(keys, roi_size)])(item)
         images.append(crop["image"].as_tensor())
         labels.append(crop["label"].as_tensor()[0].long())

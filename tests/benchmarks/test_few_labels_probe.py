@@ -4,11 +4,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from few_labels_probe import LinearClassifier, feature_maps
+from few_labels_patients import StudyError
+from few_labels_probe import LinearClassifier, feature_maps, probe_dice
 from monai.networks.nets import BasicUNet, DynUNet, SwinUNETR
 from torch import nn
+
+from hybridmim_components.data import read_cases
+from hybridmim_components.phantoms import write_phantoms
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
 
 
 @pytest.mark.parametrize(
@@ -41,3 +49,23 @@ def test_the_classifier_finds_a_rare_class_that_a_coarse_level_shows() -> None:
     assert sum(weight.abs().sum() for weight in held.weights) < 0.01 * sum(
         weight.abs().sum() for weight in free.weights
     )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "small", "message"),
+    [
+        (
+            "msd_spleen",
+            {"spacing": [600, 600, 600]},
+            "needs a label in each labelled case, got none in .*spleen_1.nii.gz",
+        ),
+        ("brats2020", {}, "needs one class for each voxel, got a label of 3 channels"),
+    ],
+)
+def test_labels_that_cannot_be_classified_are_named(dataset: str, small: dict, message: str, tmp_path: Path) -> None:
+    folders = write_phantoms(dataset, tmp_path, 2, 0, 1, size=(24, 24, 16))
+    bundle = BUNDLES / f"hybridmim_{dataset}_unet_segmentation"
+    cases = [case for case in read_cases(dataset, str(folders.dataset_dir)) if "2" not in case["case_id"][-1]]
+    overrides = {"bundle_root": str(bundle), "train#dataset#data": cases, "pretrained": None, **small}
+    with pytest.raises(StudyError, match=message):
+        probe_dice(bundle / "configs" / "train.json", {**overrides, "network_def#features": [4] * 6}, [], {})
