@@ -31,7 +31,7 @@ HEADER = (
     "Dice less scratch",
     "less plain masked modelling",
 )
-PROBES = ("labelled patients", "frozen features", "seeds", "Dice", "Dice less scratch", "less plain masked modelling")
+PROBES = ("labelled patients", "frozen features", "seeds", "Dice", "less new weights", "less plain masked modelling")
 TRIALS = ("labelled patients", "steps", "arm", "learning rate", "seeds", "Dice of each", "mean", "less scratch")
 #: Dice in per cent of each patient, by arm, number of labelled patients and steps, then by seed.
 Scores = dict[tuple[str, int, int], dict[int, np.ndarray]]
@@ -128,7 +128,8 @@ def report_probe(folder: Path, titles: Mapping[str, str]) -> None:
     for labels, arm in sorted({(labels, arm) for arm, labels, _ in scores}, key=lambda key: (key[0], _place(key[1]))):
         own = scores[arm, labels, 0]
         dice = np.mean([values.mean() for values in own.values()])
-        lines.append(_line((labels or "all", titles[arm], len(own), f"{dice:.1f}", *_gains(scores, (arm, labels, 0)))))
+        title = "new weights" if arm == "scratch" else titles[arm]
+        lines.append(_line((labels or "all", title, len(own), f"{dice:.1f}", *_gains(scores, (arm, labels, 0)))))
     (folder / "probe.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
