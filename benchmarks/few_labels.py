@@ -284,12 +284,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.labels = options.labels or ([TUNING_LABELS] if options.command == "tune" else [1, 2, 4, 8])
     titles = {name: arm.title for name, arm in read_arms().items()}
     if options.command == "report":
-        if (options.output / "tuning.csv").is_file():
-            report_tuning(options.output, titles)
-        if (options.output / "probe.csv").is_file():
-            report_probe(options.output, titles)
+        others = {"tuning.csv": report_tuning, "probe.csv": report_probe}
+        found = [write for name, write in others.items() if (options.output / name).is_file()]
+        for write in found:
+            write(options.output, titles)
         try:
-            report(options.output, titles)
+            if (options.output / "cells.csv").is_file() or not found:
+                report(options.output, titles)
         except FileNotFoundError as error:
             raise SystemExit(f"few_labels: {error}") from None
         return
@@ -323,9 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lock = FolderLock(output=options.output, work=_study.work)
         except OSError as error:
             raise StudyError(error) from None
-        keep_record(record, options.output, "--output")
-        keep_record(record, _study.work, "--work")
         try:
+            keep_record(record, {"--output": options.output, "--work": _study.work})
             compute(options, titles)
         finally:
             lock.release()
@@ -343,9 +343,12 @@ def compute(options: argparse.Namespace, titles: Mapping[str, str]) -> None:
         budgets = itertools.product(options.labels, options.steps)
         rates = {(labels, steps): rates_of(options, labels, steps, tune) for labels, steps in budgets}
     measure(options.arms)
-    if options.command == "run":
+    if options.command in ("run", "probe"):
         require_same_budgets(cells_of_seed(0, rates, scored), options.output / name)
     for seed in TUNING_SEEDS if tune else options.only_seeds or range(options.seeds):
+        if options.command == "probe":
+            for labels in options.labels:
+                _study.require_probe_crops(labels, seed)
         cells = missing(cells_of_seed(seed, rates, scored), options.output / name)
         arms = list(dict.fromkeys(cell.arm for cell in cells))  # a seed that is complete needs no pre-training
         pretrain(arms, options.processes, seed, options.output / "pretraining.csv")

@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from few_labels_patients import Patients, StudyError
-from few_labels_probe import probe_dice
+from few_labels_probe import labelled_crops, probe_dice, read_train
 from few_labels_settings import Settings
 from rows import read_rows
 
@@ -249,8 +249,20 @@ class Study:
         shutil.rmtree(folder)
         return row
 
+    def require_probe_crops(self, labels: int, seed: int) -> None:
+        """Refuse labelled cases that a probe cannot use, before any pre-training.
+
+        Raises:
+            StudyError: see :func:`.labelled_crops`.
+        """
+        overrides = self._fine_tuning(Cell("scratch", labels, seed, "test", 0.0, 0, 0), self.work / "probes")
+        labelled_crops(read_train(self.bundle / "configs" / "train.json", overrides))
+
     def probe(self, cell: Cell) -> dict[str, Any]:
-        """Score a linear classifier of the arm's frozen features on the test patients; return its row."""
+        """Score a linear classifier of the arm's frozen features on the test patients; return its row.
+
+        The log with the Dice of the tuning patients for each penalty stays in the work folder.
+        """
         folder = self.work / "probes" / "_".join(cell.key)
         overrides = self._fine_tuning(cell, folder)
         tuning = self.patients.items(self.patients.tuning)
@@ -258,7 +270,6 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         with output_to(folder / "probe.log"):
             values = probe_dice(self.bundle / "configs" / "train.json", overrides, tuning, scored)
-        shutil.rmtree(folder)
         each = ";".join(f"{value:.4f}" for value in values)
         return {**cell.__dict__, "dice": round(fmean(values), 5), "dice_by_patient": each}
 

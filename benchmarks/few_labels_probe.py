@@ -10,6 +10,7 @@ learnt for the task (Alain and Bengio, arXiv 1610.01644).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,7 +27,7 @@ from torch.nn.functional import cross_entropy, interpolate, linear
 from hybridmim_components.networks.backbones import backbone_of
 from hybridmim_components.networks.execution import outermost
 
-__all__ = ["LinearClassifier", "feature_maps", "probe_dice"]
+__all__ = ["LinearClassifier", "best_penalty", "feature_maps", "labelled_crops", "probe_dice", "read_train"]
 
 PENALTIES, ITERATIONS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3), 60
 Case = Mapping[str, Any]
@@ -82,7 +83,7 @@ class LinearClassifier:
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = cross_entropy(self(maps, labels.shape[1:]), labels, rarity / rarity.mean())
+            loss = cross_entropy(self(maps, labels.shape[1:]), labels, rarity)
             loss = loss + penalty * sum(weight.square().sum() for weight in self.weights)
             loss.backward()
             return loss
@@ -100,13 +101,46 @@ class LinearClassifier:
         return logits
 
 
+def read_train(path: Path, overrides: Mapping[str, Any]) -> ConfigParser:
+    """Return a bundle's train.json with overrides."""
+    parser = ConfigParser()
+    parser.read_config(str(path))
+    parser.update(dict(overrides))
+    return parser
+
+
+def labelled_crops(train: ConfigParser) -> tuple[Tensor, Tensor]:
+    """Return a crop of each training case, images (B, C, *spatial) and classes (B, *spatial).
+
+    It lies around the labelled voxel that is nearest to the mean of all labelled voxels.
+
+    Raises:
+        StudyError: when classes overlap, so that a voxel has several, or when a label is empty.
+    """
+    preprocess = Compose(train.get_parsed_content("deterministic_transforms"))
+    roi_size, keys = train.get_parsed_content("roi_size"), ("image", "label")
+    images, labels = [], []
+    for case in train.get_parsed_content("train#dataset#data"):
+        item = preprocess(dict(case))
+        if len(item["label"]) > 1:
+            raise StudyError(f"probe needs one class for each voxel, got a label of {len(item['label'])} channels")
+        labelled = (item["label"].as_tensor()[0] > 0).nonzero().float()
+        if not len(labelled):
+            raise StudyError(f"probe needs a label in each labelled case, got none in {case['label']}")
+        centre = labelled[(labelled - labelled.mean(0)).square().sum(1).argmin()].int().tolist()
+        crop = Compose([SpatialCropd(keys, centre, roi_size), ResizeWithPadOrCropd(keys, roi_size)])(item)
+        images.append(crop["image"].as_tensor())
+        labels.append(crop["label"].as_tensor()[0].long())
+    return torch.stack(images), torch.stack(labels)
+
+
 def probe_dice(
     train: Path, overrides: Mapping[str, Any], tuning: Sequence[Case], scored: Mapping[str, Sequence[Case]]
 ) -> list[float]:
     """Fit a classifier to the training cases of a bundle's train.json; return the Dice of each patient.
 
-    Weights, preprocessing and sliding window are those of train.json. The crop of a labelled case lies around the
-    centre of its label. The penalty is chosen by the Dice of the tuning cases.
+    Weights, preprocessing and sliding window are those of train.json. The penalty is chosen by the Dice of the tuning
+    cases. A class that the truth of a case lacks is left out, and so is a patient without any.
 
     Args:
         train: train.json.
@@ -115,32 +149,18 @@ def probe_dice(
         scored: the cases of each patient to score.
 
     Raises:
-        StudyError: when classes overlap, so that a voxel has several, or when a label is empty.
+        StudyError: see :func:`labelled_crops`, or when no tuning case has a label.
     """
-    parser = ConfigParser()
-    parser.read_config(str(train))
-    parser.update(dict(overrides))
+    parser = read_train(train, overrides)
     set_determinism(parser.get_parsed_content("seed"))
     network = parser.get_parsed_content("network_def").eval()
     if overrides["pretrained"]:
         parser.get_parsed_content("pretrained_report")
     preprocess = Compose(parser.get_parsed_content("deterministic_transforms"))
-    roi_size, inferer = (parser.get_parsed_content(name) for name in ("roi_size", "validate#inferer"))
-    keys = ("image", "label")
-    images, labels = [], []
-    for case in parser.get_parsed_content("train#dataset#data"):
-        item = preprocess(dict(case))
-        if len(item["label"]) > 1:
-            raise StudyError(f"probe needs one class for each voxel, got a label of {len(item['label'])} channels")
-        if not len(foreground := (item["label"].as_tensor()[0] > 0).nonzero()):
-            raise StudyError(f"probe needs a label in each labelled case, got none in {case['label']}")
-        centre = foreground.float().mean(0).round().int().tolist()
-        crop = Compose([SpatialCropd(keys, centre, roi_size), ResizeWithPadOrCropd(keys, roi_size)])(item)
-        images.append(crop["image"].as_tensor())
-        labels.append(crop["label"].as_tensor()[0].long())
-    maps = feature_maps(network, torch.stack(images))
-    classes = parser.get_parsed_content("num_classes")
-    fitted = [LinearClassifier(maps, torch.stack(labels), classes, penalty) for penalty in PENALTIES]
+    images, labels = labelled_crops(parser)
+    inferer, classes = (parser.get_parsed_content(name) for name in ("validate#inferer", "num_classes"))
+    maps = feature_maps(network, images)
+    fitted = [LinearClassifier(maps, labels, classes, penalty) for penalty in PENALTIES]
 
     def dice(case: Case, classifiers: Sequence[LinearClassifier]) -> list[float]:
         item = preprocess(dict(case))
@@ -151,15 +171,24 @@ def probe_dice(
 
         truth = _one_hot(item["label"].as_tensor()[0], classes)
         answers = inferer(item["image"].as_tensor()[None], logits)[0].split(classes)
-        scores = [
-            compute_dice(_one_hot(answer.argmax(0), classes), truth, include_background=False) for answer in answers
-        ]
-        return [float(score.nanmean()) for score in scores]
+        masks = [_one_hot(answer.argmax(0), classes) for answer in answers]
+        return [float(compute_dice(mask, truth, include_background=False).nanmean()) for mask in masks]
 
-    means = torch.tensor([dice(case, fitted) for case in tuning]).nanmean(0)
-    best = [fitted[int(means.argmax())]]
-    print(f"Dice of the tuning cases by penalty: {dict(zip(PENALTIES, means.tolist(), strict=True))}")
-    return [fmean(dice(case, best)[0] for case in cases) for cases in scored.values()]
+    best = fitted[best_penalty([dice(case, fitted) for case in tuning])]
+    found = [[value for case in cases if not isnan(value := dice(case, [best])[0])] for cases in scored.values()]
+    return [fmean(values) for values in found if values]
+
+
+def best_penalty(scores: Sequence[Sequence[float]]) -> int:
+    """Return the place of the best penalty, by the mean Dice of cases (rows) for each penalty (columns)."""
+    means = torch.tensor(scores).nanmean(0)
+    if means.isnan().any():
+        raise StudyError("probe needs a label in some tuning case, got none")
+    best = int(means.argmax())
+    print(f"Dice of the tuning cases by penalty: {dict(zip(PENALTIES, means.tolist(), strict=False))}")
+    if best in (0, len(means) - 1):
+        print(f"The best penalty, {PENALTIES[best]}, is at an end of the list: PENALTIES needs others beyond it")
+    return best
 
 
 def _one_hot(values: Tensor, classes: int) -> Tensor:

@@ -125,10 +125,12 @@ def report_probe(folder: Path, titles: Mapping[str, str]) -> None:
     """Write ``probe.md`` beside ``probe.csv``: the Dice of a linear classifier on frozen features."""
     scores = read_scores(folder / "probe.csv")
     lines = [_line(PROBES), _line(["---"] * len(PROBES))]
-    for labels, arm in sorted({(labels, arm) for arm, labels, _ in scores}, key=lambda key: (key[0], _place(key[1]))):
+    for labels, arm in sorted(
+        {(labels, arm) for arm, labels, _ in scores}, key=lambda key: (key[0] or 10**9, _place(key[1]))
+    ):
         own = scores[arm, labels, 0]
         dice = np.mean([values.mean() for values in own.values()])
-        title = "new weights" if arm == "scratch" else titles[arm]
+        title = "new weights" if arm == "scratch" else titles.get(arm, arm)
         lines.append(_line((labels or "all", title, len(own), f"{dice:.1f}", *_gains(scores, (arm, labels, 0)))))
     (folder / "probe.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
@@ -163,7 +165,7 @@ def report_tuning(folder: Path, titles: Mapping[str, str]) -> None:
         gain = f"{np.mean(common):+.1f}" if common and arm != "scratch" else ""
         each = ", ".join(f"{own[seed]:.1f}" for seed in sorted(own))
         mean = f"{np.mean(list(own.values())):.1f}"
-        lines.append(_line((labels or "all", steps, titles[arm], rate, len(own), each, mean, gain)))
+        lines.append(_line((labels or "all", steps, titles.get(arm, arm), rate, len(own), each, mean, gain)))
     (folder / "tuning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from few_labels_patients import TEST, TUNING, Patients, StudyError
+from rows import read_rows
 
 from hybridmim_components.system.files import write_text
 from hybridmim_components.weights import recipe_differences
@@ -137,32 +138,41 @@ def kept_settings(folder: Path) -> Settings | None:
     return _checked(content, str(path))
 
 
-def keep_record(record: Mapping[str, Any], folder: Path, option: str) -> None:
-    """Write the record of a study into a folder of its results, unless they are of another study.
+def keep_record(record: Mapping[str, Any], folders: Mapping[str, Path]) -> None:
+    """Write the record of a study into the folders of its results, unless one of them is of another study.
 
-    The arms of earlier commands stay in the record.
+    Arms of earlier commands stay in the record if they have results.
 
     Args:
         record: see :func:`record_of`.
-        folder: folder of figures or of pre-trained weights.
-        option: option that names the folder, for the message.
+        folders: folders of figures and of pre-trained weights, by the option that names them.
 
     Raises:
-        StudyError: when the folder holds results of another study; names what differs.
+        StudyError: when a folder holds results of another study; names what differs. No folder is then changed.
     """
-    path, arms = folder / RECORD, dict(record["arms"])
-    if any([*folder.glob("*.csv"), *folder.glob("seconds_per_step.json"), *folder.glob("pretrained/*/done")]):
-        if path.is_file():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            earlier = known.pop("arms", {})
-            differences = "; ".join(recipe_differences(known, record))
-            if changed := "; ".join(recipe_differences(earlier, arms)):
-                raise StudyError(f"{folder} holds results of arms that were changed, {changed}: give them new names")
-            arms = earlier | arms
-        else:  # from a time when every study had these
-            own = [name for name, value in asdict(Settings()).items() if record[name] != value]
-            own += ["unlabelled_dirs"] if record["unlabelled_dirs"] != "none" else []
-            differences = f"they were computed without own {', '.join(own)}" if own else ""
-        if differences:
-            raise StudyError(f"{folder} holds results of another study, {differences}: give another {option}")
-    write_text(path, json.dumps({**record, "arms": arms}, indent=4) + "\n")
+    arms = {folder: _arms(record, folder, option) for option, folder in folders.items()}
+    for folder, kept in arms.items():
+        write_text(folder / RECORD, json.dumps({**record, "arms": kept}, indent=4) + "\n")
+
+
+def _arms(record: Mapping[str, Any], folder: Path, option: str) -> dict[str, Any]:
+    """Return the arms of the record and those that have results in the folder, if these are of the same study."""
+    path, weights = folder / RECORD, [*folder.glob("pretrained/*/done")]
+    if not any([*folder.glob("*.csv"), *folder.glob("seconds_per_step.json"), *weights]):
+        return dict(record["arms"])
+    if path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        used = {row.get("arm") for file in folder.glob("*.csv") for row in read_rows(file)}
+        used |= {done.parent.name.rsplit("_", 2)[0] for done in weights}  # ARM_SEED_STEPS
+        earlier = {name: recipe for name, recipe in known.pop("arms", {}).items() if name in used}
+        changed = [f"arm {text}" for text in recipe_differences(earlier, record["arms"])]
+        differences = "; ".join([*recipe_differences(known, record), *changed])
+        advice = f"give another {option}" + (", or the changed arm another name" if changed else "")
+    else:  # from a time when every study had these
+        own = [name for name, value in asdict(Settings()).items() if record[name] != value]
+        own += ["unlabelled_dirs"] if record["unlabelled_dirs"] != "none" else []
+        differences = f"they were computed without own {', '.join(own)}" if own else ""
+        earlier, advice = {}, f"give another {option}"
+    if differences:
+        raise StudyError(f"{folder} holds results of another study, {differences}: {advice}")
+    return earlier | record["arms"]

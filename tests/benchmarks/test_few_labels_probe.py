@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from few_labels_patients import StudyError
-from few_labels_probe import LinearClassifier, feature_maps, probe_dice
+from few_labels_probe import LinearClassifier, best_penalty, feature_maps, probe_dice
 from monai.networks.nets import BasicUNet, DynUNet, SwinUNETR
 from torch import nn
 
@@ -49,6 +51,39 @@ def test_the_classifier_finds_a_rare_class_that_a_coarse_level_shows() -> None:
     assert sum(weight.abs().sum() for weight in held.weights) < 0.01 * sum(
         weight.abs().sum() for weight in free.weights
     )
+
+
+def test_the_scale_of_a_map_does_not_matter() -> None:
+    random = torch.Generator().manual_seed(0)
+    maps = [torch.randn(1, 4, 8, 8, 8, generator=random), torch.randn(1, 3, 4, 4, 4, generator=random)]
+    labels = (maps[0][:, 0] + nn.functional.interpolate(maps[1], [8, 8, 8])[:, 0] > 1).long()
+    small, large = (
+        LinearClassifier([maps[0] * scale, maps[1]], labels, 2, 0.01)([maps[0] * scale, maps[1]], [8, 8, 8])
+        for scale in (1, 1000)
+    )
+    assert torch.allclose(small, large, atol=0.01)
+
+
+def test_the_penalty_is_the_best_of_the_tuning_cases(capsys: pytest.CaptureFixture) -> None:
+    nan = float("nan")
+    assert best_penalty([[0.5, 0.7, 0.6], [nan, nan, nan], [0.4, 0.4, 0.4]]) == 1
+    assert "end of the list" not in capsys.readouterr().out
+    assert best_penalty([[0.5, 0.4, 0.6]]) == 2 and "end of the list" in capsys.readouterr().out
+    with pytest.raises(StudyError, match="needs a label in some tuning case"):
+        best_penalty([[nan, nan]])
+
+
+def test_cases_and_patients_without_a_label_are_left_out(tmp_path: Path) -> None:
+    folders = write_phantoms("msd_spleen", tmp_path, 3, 0, 1, size=(24, 24, 16))
+    bundle = BUNDLES / "hybridmim_msd_spleen_unet_segmentation"
+    labelled, scored, empty = read_cases("msd_spleen", str(folders.dataset_dir))
+    image = nib.load(empty["label"])
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), empty["label"])
+    overrides = {"bundle_root": str(bundle), "train#dataset#data": [labelled], "pretrained": None, "spacing": [6, 6, 6]}
+    overrides |= {"roi_size": [32, 32, 32], "network_def#features": [4] * 6}
+    patients = {"one": [scored], "two": [scored, empty], "three": [empty]}
+    one, two = probe_dice(bundle / "configs" / "train.json", overrides, [scored, empty], patients)
+    assert one == two and 0 < one < 1
 
 
 @pytest.mark.parametrize(
