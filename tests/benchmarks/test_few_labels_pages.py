@@ -208,3 +208,35 @@ def test_the_pages_have_the_figures_of_the_frozen_features() -> None:
     scratch = np.mean([trained[seed] for seed in ours])
     assert f"same five seeds it reaches {scratch:.1f}, the frozen features of HybridMIM {means[0]:.1f}." in readme
     assert f"from scratch reaches {scratch:.1f} in 100 steps with the same seeds" in other
+
+
+def test_the_pages_have_the_figures_of_large_patches() -> None:
+    learnt = {
+        arm: [row for row in few_labels.read_rows(RESULTS / "pretraining.csv") if row["arm"] == arm]
+        for arm in ("large_patches", "high_ratio")
+    }
+    assert [float(row["number_accuracy"]) for row in learnt["large_patches"]] == [1, 1]
+    assert [float(row["location_accuracy"]) for row in learnt["large_patches"]] == [1, 1]
+    shown = "{number_accuracy:.2f} and {location_accuracy:.2f}."
+    (row,) = learnt["high_ratio"]
+    text = " ".join((ROOT / PAGES[1]).read_text(encoding="utf-8").split())
+    assert (
+        "(`high_ratio`, one seed), " + shown.format(**{k: float(row[k]) for k in row if k.endswith("accuracy")}) in text
+    )
+    means = [
+        np.mean(
+            [
+                100 * float(row["dice"])
+                for row in few_labels.read_rows(RESULTS / "tuning.csv")
+                if (row["arm"], row["labels"], row["steps"], row["learning_rate"]) == (arm, "1", "400", rate)
+                and row["seed"] in ("100", "101")
+            ]
+        )
+        for arm in ("large_patches", "hybridmim", "scratch")
+        for rate in ("0.01", "0.02")
+    ]
+    shown = (
+        "large patches reach {:.1f} at 0.01 and {:.1f} at 0.02, "
+        "HybridMIM with the same two seeds {:.1f} and {:.1f}, and scratch {:.1f} and {:.1f}."
+    )
+    assert shown.format(*means) in text
