@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import few_labels
@@ -47,7 +48,9 @@ def test_the_readme_has_the_figures_of_the_trials() -> None:
     lead = np.mean(found["hybridmim", "1", "100"]["0.006"]) - np.mean(found["scratch", "1", "100"]["0.006"])
     assert f"At 0.006, HybridMIM leads by {lead:.1f} after 100 steps" in text
     scores = read_scores(RESULTS / "cells.csv")
-    seeds = {labels: {seed for (_, n, _), s in scores.items() if n == labels for seed in s} for labels in (0, 1, 2, 4, 8)}
+    seeds = {
+        labels: {seed for (_, n, _), s in scores.items() if n == labels for seed in s} for labels in (0, 1, 2, 4, 8)
+    }
     assert seeds == {1: set(range(10))} | dict.fromkeys((0, 2, 4, 8), {0, 1, 7, 8, 9})
     assert all(s.keys() == seeds[n] for (arm, n, _), s in scores.items() if arm != "masked_modelling")
     assert "have the seeds 0 to 9, the others the seeds 0, 1, 7, 8 and 9: their" in text
@@ -240,3 +243,11 @@ def test_the_pages_have_the_figures_of_large_patches() -> None:
         "HybridMIM with the same two seeds {:.1f} and {:.1f}, and scratch {:.1f} and {:.1f}."
     )
     assert shown.format(*means) in text
+
+
+def test_no_arm_with_published_results_was_changed() -> None:
+    for path in sorted(RESULTS.parent.glob("few_labels_*/study.json")):
+        known = json.loads(path.read_text(encoding="utf-8"))["arms"]
+        rows = [row["arm"] for file in path.parent.glob("*.csv") for row in few_labels.read_rows(file)]
+        assert set(rows) <= known.keys(), path
+        assert known == {name: json.loads(json.dumps(few_labels.read_arms()[name].recipe)) for name in known}, path
