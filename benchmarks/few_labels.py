@@ -48,10 +48,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import multiprocessing
 import os
-import statistics
 import sys
 import threading
 import time
@@ -61,10 +59,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from few_labels_cells import STEPS_PER_EPOCH, Cell, Study, read_arms
+from few_labels_arms import read_arms
+from few_labels_cells import STEPS_PER_EPOCH, Cell, Study
 from few_labels_nnunet import BUNDLE as NNUNET
 from few_labels_nnunet import NnunetStudy
 from few_labels_patients import StudyError
+from few_labels_rates import RATES, TUNING_SEEDS, chosen_rates
 from few_labels_report import report, report_probe, report_tuning
 from few_labels_settings import Settings, keep_record, kept_settings, read_settings, record_of
 from rows import add_rows, read_rows
@@ -73,8 +73,7 @@ from tqdm import tqdm
 from hybridmim_components.system.folder_lock import FolderLock
 
 RESULTS = Path(__file__).resolve().parent / "results"
-RATES = (0.003, 0.006, 0.01, 0.02)
-TUNING_SEEDS, TUNING_LABELS = (100, 101, 102), 2
+TUNING_LABELS = 2
 _study: Study
 #: The learning rates of each arm, by numbers of labelled patients and of steps.
 Rates = dict[tuple[int, int], Mapping[str, Sequence[float]]]
@@ -93,50 +92,6 @@ def cells_of_seed(seed: int, rates: Rates, scored: str) -> list[Cell]:
 def cell_of(arm: str, labels: int, seed: int, scored: str, rate: float, steps: int) -> Cell:
     """Return a cell with the budget of its arm."""
     return Cell(arm, labels, seed, scored, rate, steps, _study.pretraining_steps(arm))
-
-
-def chosen_rates(path: Path, arms: Sequence[str], labels: int, steps: int) -> dict[str, float]:
-    """Return the learning rate of each arm that has the best mean Dice on the tuning patients after these steps.
-
-    The rate is that tuned with the same number of labelled patients, or else with the number of the nearest ratio to
-    it. An arm that was not tuned with any number takes the rate of HybridMIM, or that of scratch if it has no
-    pre-training. A rate that was tuned with another number, or that is the largest or the least of its list, gives a
-    warning: either has looked like a gain.
-    """
-    most = 1_000_000  # stands for all patients, whose number is written as 0
-    numbers = sorted({int(row["labels"]) for row in read_rows(path)})
-    numbers.sort(key=lambda number: abs(math.log((number or most) / (labels or most))))
-    tuned = {number: best_rates(path, number, steps) for number in numbers}
-    chosen = {}
-    for arm in arms:
-        model = "hybridmim" if read_arms()[arm].pretrained_by else "scratch"
-        found = [(number, *best[name]) for name in (arm, model) for number, best in tuned.items() if name in best]
-        if not found:
-            raise SystemExit(f"few_labels: tune {model} first: {path} has no learning rate of it for {steps} steps")
-        number, chosen[arm], end = found[0]
-        what = f"few_labels: the best rate of {arm} with {number or 'all'} labels and {steps} steps"
-        if number != labels:
-            print(f"{what} is used with {labels or 'all'} labels: tune it with as many", file=sys.stderr)
-        if end:
-            print(f"{what} is the {end} that was tried, {chosen[arm]}: try others beyond it", file=sys.stderr)
-    return chosen
-
-
-def best_rates(path: Path, labels: int, steps: int) -> dict[str, tuple[float, str]]:
-    """Return the best learning rate of each arm, and ``largest`` or ``least`` if it is an end of those tried.
-
-    Only rates that all tuning seeds have count. Of equally good ones, the first in the file is taken.
-    """
-    found: dict[tuple[str, float], list[float]] = {}
-    for row in read_rows(path):
-        if int(row["steps"]) == steps and int(row["labels"]) == labels:
-            found.setdefault((row["arm"], float(row["learning_rate"])), []).append(float(row["dice"]))
-    complete = {key: statistics.mean(values) for key, values in found.items() if len(values) == len(TUNING_SEEDS)}
-    best: dict[str, tuple[float, str]] = {}
-    for arm, rate in sorted(complete, key=lambda key: complete[key], reverse=True):
-        tried = [other for name, other in complete if name == arm]
-        best.setdefault(arm, (rate, "largest" if rate == max(tried) else "least" if rate == min(tried) else ""))
-    return best
 
 
 def rates_of(options: argparse.Namespace, labels: int, steps: int, tune: bool) -> dict[str, Sequence[float]]:
@@ -346,10 +301,10 @@ def compute(options: argparse.Namespace, titles: Mapping[str, str]) -> None:
     if options.command in ("run", "probe"):
         require_same_budgets(cells_of_seed(0, rates, scored), options.output / name)
     for seed in TUNING_SEEDS if tune else options.only_seeds or range(options.seeds):
-        if options.command == "probe":
-            for labels in options.labels:
-                _study.require_probe_crops(labels, seed)
         cells = missing(cells_of_seed(seed, rates, scored), options.output / name)
+        if options.command == "probe":
+            for labels in sorted({cell.labels for cell in cells}):
+                _study.require_probe_crops(labels, seed)
         arms = list(dict.fromkeys(cell.arm for cell in cells))  # a seed that is complete needs no pre-training
         pretrain(arms, options.processes, seed, options.output / "pretraining.csv")
         run_cells(cells, options.output / name, do, options.processes, f"seed {seed}")

@@ -25,7 +25,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from few_labels_cells import STEPS_PER_EPOCH, Arm, Cell, Overrides, Study, output_to, scores
+from few_labels_arms import Arm
+from few_labels_cells import STEPS_PER_EPOCH, Cell, Overrides, Study, output_to, scores
 from rows import add_rows
 
 from hybridmim_components.system.files import write_text

@@ -19,6 +19,7 @@ import torch
 from few_labels_patients import StudyError
 from monai.bundle import ConfigParser
 from monai.metrics import compute_dice
+from monai.networks.utils import one_hot
 from monai.transforms import Compose, ResizeWithPadOrCropd, SpatialCropd
 from monai.utils import set_determinism
 from torch import Tensor, nn
@@ -169,9 +170,9 @@ def probe_dice(
             found = feature_maps(network, windows)
             return torch.cat([classifier(found, windows.shape[2:]) for classifier in classifiers], 1)
 
-        truth = _one_hot(item["label"].as_tensor()[0], classes)
+        truth = one_hot(item["label"].as_tensor()[None], classes)
         answers = inferer(item["image"].as_tensor()[None], logits)[0].split(classes)
-        masks = [_one_hot(answer.argmax(0), classes) for answer in answers]
+        masks = [one_hot(answer.argmax(0)[None, None], classes) for answer in answers]
         return [float(compute_dice(mask, truth, include_background=False).nanmean()) for mask in masks]
 
     best = fitted[best_penalty([dice(case, fitted) for case in tuning])]
@@ -185,11 +186,7 @@ def best_penalty(scores: Sequence[Sequence[float]]) -> int:
     if means.isnan().any():
         raise StudyError("probe needs a label in some tuning case, got none")
     best = int(means.argmax())
-    print(f"Dice of the tuning cases by penalty: {dict(zip(PENALTIES, means.tolist(), strict=False))}")
+    print(f"Dice of the tuning cases by penalty: {dict(zip(PENALTIES, means.tolist(), strict=True))}")
     if best in (0, len(means) - 1):
         print(f"The best penalty, {PENALTIES[best]}, is at an end of the list: PENALTIES needs others beyond it")
     return best
-
-
-def _one_hot(values: Tensor, classes: int) -> Tensor:
-    return torch.stack([values == value for value in range(classes)])[None].float()

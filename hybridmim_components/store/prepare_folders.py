@@ -122,9 +122,8 @@ def _fill(
     if len(todo) < len(volumes):
         logger.info("%d of %d volume(s) are in %s already", len(volumes) - len(todo), len(volumes), place.url)
     if any(volume_name(image) in known for image in todo):
-        place.remove(
-            ROWS
-        )  # it lists changed volumes as they were before, also if this command does not come to its end
+        # it lists changed volumes as they were before, also if this command does not come to its end
+        place.remove(ROWS)
     prepare = partial(_prepare, place, settings)
     errors, unusual = [], []
     for image, doubts, error in tqdm(_run(prepare, todo, num_workers), "preparing", len(todo), unit="vol"):

@@ -14,7 +14,8 @@ import few_labels
 import nibabel as nib
 import numpy as np
 import pytest
-from few_labels_cells import Cell, Study, read_arms, scores
+from few_labels_arms import read_arms
+from few_labels_cells import Cell, Study, scores
 from few_labels_nnunet import NnunetStudy
 from few_labels_patients import TEST, TUNING, Patients, StudyError
 from few_labels_report import difference, read_scores, report, report_tuning
@@ -179,35 +180,6 @@ def _row(cell: Cell) -> list[dict[str, object]]:
     return [{**cell.__dict__, "dice": 0.5}]
 
 
-def test_learning_rates_are_those_of_the_tuning_patients(tmp_path: Path) -> None:
-    rows = [
-        {**Cell(arm, 2, seed, "tuning", rate, 400, 0).__dict__, "dice": dice}
-        for arm, best in (("scratch", few_labels.RATES[0]), ("hybridmim", few_labels.RATES[-1]))
-        for rate in few_labels.RATES
-        for seed, dice in zip(few_labels.TUNING_SEEDS, (0.7, 0.5 + 0.1 * (rate == best), 0.6), strict=True)
-    ]
-    few_labels.add_rows(tmp_path / "tuning.csv", rows)
-    path = tmp_path / "tuning.csv"
-    rates = few_labels.chosen_rates(path, ["scratch", "hybridmim", "no_contrast", "scratch_longer"], 2, 400)
-    assert rates["scratch"] == rates["scratch_longer"] == few_labels.RATES[0]
-    assert rates["hybridmim"] == rates["no_contrast"] == few_labels.RATES[-1]
-    with pytest.raises(SystemExit, match="tune scratch first: .* has no learning rate of it for 800 steps"):
-        few_labels.chosen_rates(path, ["scratch"], 2, 800)
-
-
-def test_an_arm_that_was_tuned_keeps_its_own_rate_with_another_number_of_labels(tmp_path: Path) -> None:
-    path, low, high = tmp_path / "tuning.csv", min(few_labels.RATES), max(few_labels.RATES)
-    for arm, labels, best in (("masked_modelling", 2, high), ("hybridmim", 1, low), ("hybridmim", 2, low)):
-        rows = [
-            {**Cell(arm, labels, seed, "tuning", rate, 400, 0).__dict__, "dice": 0.5 + 0.1 * (rate == best)}
-            for rate in (low, high)
-            for seed in few_labels.TUNING_SEEDS
-        ]
-        few_labels.add_rows(path, rows)
-    rates = few_labels.chosen_rates(path, ["masked_modelling", "no_contrast"], 1, 400)
-    assert rates == {"masked_modelling": high, "no_contrast": low}
-
-
 def test_cells_at_another_rate_or_budget_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
     path = tmp_path / "cells.csv"
     few_labels.add_rows(path, [{**Cell("hybridmim", 2, 0, "test", 0.01, 400, 600).__dict__, "dice": 0.5}])
@@ -216,36 +188,6 @@ def test_cells_at_another_rate_or_budget_are_refused_before_anything_is_computed
     for rate, pretraining in ((0.02, 600), (0.01, 1200)):
         with pytest.raises(few_labels.StudyError, match="move these rows to another file first"):
             few_labels.require_same_budgets([Cell("hybridmim", 2, 7, "test", rate, 400, pretraining)], path)
-
-
-def test_a_learning_rate_tuned_with_as_many_labels_comes_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, low, high = tmp_path / "tuning.csv", min(few_labels.RATES), max(few_labels.RATES)
-    for labels, best in ((2, low), (1, high)):
-        rows = [
-            {**Cell("hybridmim", labels, seed, "tuning", rate, 400, 0).__dict__, "dice": 0.5 + 0.1 * (rate == best)}
-            for rate in (low, high)
-            for seed in few_labels.TUNING_SEEDS
-        ]
-        few_labels.add_rows(path, rows)
-    unfinished = {**Cell("hybridmim", 1, few_labels.TUNING_SEEDS[0], "tuning", 0.1, 400, 0).__dict__, "dice": 0.9}
-    few_labels.add_rows(path, [unfinished])
-    arms = ["hybridmim", "no_contrast"]
-    assert few_labels.chosen_rates(path, arms, 4, 400) == dict.fromkeys(arms, low)
-    warnings = capsys.readouterr().err
-    assert "the best rate of hybridmim with 2 labels and 400 steps is used with 4 labels: tune it" in warnings
-    assert f"hybridmim with 2 labels and 400 steps is the least that was tried, {low}" in warnings
-    assert few_labels.chosen_rates(path, arms, 0, 400) == dict.fromkeys(arms, low), "2 is nearer to all than 1"
-    assert "with 2 labels and 400 steps is used with all labels: tune it" in capsys.readouterr().err
-    assert few_labels.chosen_rates(path, arms, 1, 400) == dict.fromkeys(arms, high)
-    warnings = capsys.readouterr().err
-    assert f"hybridmim with 1 labels and 400 steps is the largest that was tried, {high}" in warnings
-    assert "is used with" not in warnings
-    larger = {**Cell("hybridmim", 1, 0, "tuning", 2 * high, 400, 0).__dict__, "dice": 0.4}
-    few_labels.add_rows(path, [{**larger, "seed": seed} for seed in few_labels.TUNING_SEEDS])
-    assert few_labels.chosen_rates(path, arms, 1, 400) == dict.fromkeys(arms, high)
-    assert not capsys.readouterr().err, "neither end of the list, and as many labels"
 
 
 def test_scores_leave_out_classes_that_a_patient_does_not_have(tmp_path: Path) -> None:

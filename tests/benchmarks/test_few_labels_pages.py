@@ -10,6 +10,8 @@ from pathlib import Path
 import few_labels
 import numpy as np
 import pytest
+from few_labels_arms import read_arms
+from few_labels_rates import best_rates
 from few_labels_report import difference, read_scores
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +96,7 @@ def test_the_pages_have_the_figures_from_inside_nnunet() -> None:
     shown = "(Dice {:.0f}, {:.0f} and {:.0f})".format(*failed)
     assert f"three of ten seeds {shown}" in text and f"three of ten seeds {shown}" in other
     assert min(v.mean() for v in first["scratch", 4, 250].values()) > 70
-    best = [few_labels.best_rates(folder / "tuning.csv", 4, 250)[arm] for arm in ("scratch", "hybridmim")]
+    best = [best_rates(folder / "tuning.csv", 4, 250)[arm] for arm in ("scratch", "hybridmim")]
     assert best == [(0.003, ""), (0.006, "")] and "(scratch 0.003, HybridMIM 0.006)" in text
     learnt = few_labels.read_rows(folder / "pretraining.csv")
     numbers, locations = ([float(row[f"{name}_accuracy"]) for row in learnt] for name in ("number", "location"))
@@ -142,7 +144,7 @@ def test_the_pages_have_the_figures_of_the_swinunetr() -> None:
     texts = {name: " ".join((ROOT / name).read_text(encoding="utf-8").split()) for name in PAGES}
     assert all(shown in text for text in texts.values())
     trials = few_labels.read_rows(folder / "tuning.csv")
-    best = few_labels.best_rates(folder / "tuning.csv", 1, 200)
+    best = best_rates(folder / "tuning.csv", 1, 200)
 
     def mean(arm: str) -> float:
         rows = [row for row in trials if row["arm"] == arm and float(row["learning_rate"]) == best[arm][0]]
@@ -176,7 +178,7 @@ def test_the_pages_have_the_figures_of_plain_masked_modelling() -> None:
     assert shown in texts["benchmarks/README.md"]
     for labels in ("1", "2"):
         best = [
-            few_labels.best_rates(RESULTS / "tuning.csv", int(labels), 400)[arm][0]
+            best_rates(RESULTS / "tuning.csv", int(labels), 400)[arm][0]
             for arm in ("scratch", "hybridmim", "masked_modelling")
         ]
         means = [
@@ -250,4 +252,4 @@ def test_no_arm_with_published_results_was_changed() -> None:
         known = json.loads(path.read_text(encoding="utf-8"))["arms"]
         rows = [row["arm"] for file in path.parent.glob("*.csv") for row in few_labels.read_rows(file)]
         assert set(rows) <= known.keys(), path
-        assert known == {name: json.loads(json.dumps(few_labels.read_arms()[name].recipe)) for name in known}, path
+        assert known == {name: json.loads(json.dumps(read_arms()[name].recipe)) for name in known}, path

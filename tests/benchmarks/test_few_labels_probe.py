@@ -66,11 +66,12 @@ def test_the_scale_of_a_map_does_not_matter() -> None:
 
 def test_the_penalty_is_the_best_of_the_tuning_cases(capsys: pytest.CaptureFixture) -> None:
     nan = float("nan")
-    assert best_penalty([[0.5, 0.7, 0.6], [nan, nan, nan], [0.4, 0.4, 0.4]]) == 1
+    rising = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert best_penalty([[*rising[2:], 0.1, 0.1], [nan] * 7, [0.4] * 7]) == 4
     assert "end of the list" not in capsys.readouterr().out
-    assert best_penalty([[0.5, 0.4, 0.6]]) == 2 and "end of the list" in capsys.readouterr().out
+    assert best_penalty([rising]) == 6 and "end of the list" in capsys.readouterr().out
     with pytest.raises(StudyError, match="needs a label in some tuning case"):
-        best_penalty([[nan, nan]])
+        best_penalty([[nan] * 7])
 
 
 def test_cases_and_patients_without_a_label_are_left_out(tmp_path: Path) -> None:

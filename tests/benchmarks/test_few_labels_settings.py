@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from few_labels_cells import read_arms
+from few_labels_arms import read_arms
 from few_labels_patients import StudyError
 from few_labels_settings import Settings, keep_record, kept_settings, read_settings, record_of
 
